@@ -1,0 +1,66 @@
+"""What `dragline status` and `dragline pools` are told."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from agent.node import VERSION, Node
+from cluster.resources import SpiderIPPool
+
+DETACHING = "detaching"
+
+
+async def status(node: Node, arguments: bytes) -> bytes:
+    """JSON: what the agent holds and what is wrong."""
+    del arguments
+    states = Counter(str(node.ledger.state(attachment.key)) for attachment in node.ledger.attachments())
+    problems = [{"source": problem.source, "message": problem.message} for problem in node.store.problems()]
+    problems += [{"source": "journal", "message": text} for text in node.journal.problems]
+    problems += [{"source": f"SpiderIPPool {name}", "message": text} for name, text in node.pool_problems]
+    return _json(
+        {
+            "ready": not node.not_ready(),
+            "not_ready": node.not_ready(),
+            "node": node.config.node_name,
+            "version": VERSION,
+            "kernel": platform.release(),
+            "store": f"dir:{node.config.store}",
+            "programs": node.programs,
+            "uplinks": node.uplinks.names,
+            "attachments": dict(sorted(states.items())),
+            "frontends": node.services.frontends,
+            "backends": node.services.backends,
+            "journal": f"{node.config.journal} ({node.journal.size} bytes)",
+            "problems": problems,
+        }
+    )
+
+
+async def pools(node: Node, arguments: bytes) -> bytes:
+    """JSON: a row a pool; of other nodes' pools, what their agents have published."""
+    del arguments
+    return _json([_row(node, pool) for pool in node.store.list(SpiderIPPool)])
+
+
+def _row(node: Node, pool: SpiderIPPool) -> dict[str, Any]:
+    if pool.spec.node_name == (node.config.node_name,):
+        allocated, total = node.ledger.pool_status(pool.metadata.name)
+        counts = len(allocated), total
+    else:
+        counts = pool.status.allocated_ip_count, pool.status.total_ip_count
+    return {
+        "name": pool.metadata.name,
+        "version": pool.family,
+        "subnet": pool.spec.subnet,
+        "allocated": counts[0],
+        "total": counts[1],
+        "default": pool.spec.default,
+    }
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.encode(value)

@@ -1,0 +1,49 @@
+"""What the stories share: one node's book, journal, datapath and store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from agent.config import Config
+from agent.gate import AddGate
+from agent.publish import Publisher
+from agent.service_sync import ServiceSync
+from agent.uplinks import UplinkCache
+from allocator.attachments import AttachmentKey
+from allocator.journal import Journal
+from allocator.ledger import Ledger
+from cluster.store import Store
+from datapath.kernel import Datapath
+
+VERSION = "0.1.0"
+
+
+@dataclass(slots=True)
+class Node:
+    """Everything belongs to the event loop's thread, but for `journal` and `kernel`, which worker threads use."""
+
+    config: Config
+    store: Store
+    ledger: Ledger
+    journal: Journal
+    kernel: Datapath
+    uplinks: UplinkCache
+    publisher: Publisher
+    services: ServiceSync
+    programs: str
+    """How the programs came into the kernel, for `dragline status`."""
+    pool_problems: list[tuple[str, str]] = field(default_factory=list)
+    """(pool, why) of pools whose last edit cannot be used."""
+    gate: AddGate = field(default_factory=AddGate)
+    reaping: dict[AttachmentKey, asyncio.Task[None]] = field(default_factory=dict)
+    """The slow half of DELs that are answered already."""
+
+    def not_ready(self) -> list[str]:
+        """Why ADD cannot be served now; empty when it can."""
+        reasons = []
+        if not self.store.synced.is_set():
+            reasons.append("the store has not been read yet")
+        if not self.services.synced:
+            reasons.append("the services are not programmed yet")
+        return reasons

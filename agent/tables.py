@@ -1,0 +1,49 @@
+"""Tables for people, as kubectl and `cilium status` users expect them. Pure: answers in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+GAP = "   "
+
+
+def table(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of cells as left-aligned columns, the first row being the headings; no trailing spaces."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = (GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def pools(answer: Sequence[dict[str, Any]]) -> str:
+    """`kubectl get spiderippool`: the columns of Spiderpool's CRD."""
+    heading = ("NAME", "VERSION", "SUBNET", "ALLOCATED-IP-COUNT", "TOTAL-IP-COUNT", "DEFAULT")
+    if not answer:
+        return "No resources found"
+    rows = [
+        (row["name"], row["version"], row["subnet"], row["allocated"], row["total"], str(row["default"]).lower())
+        for row in answer
+    ]
+    return table([heading, *rows])
+
+
+def status(answer: dict[str, Any]) -> str:
+    """`dragline status`: one line a subject, then what is wrong."""
+    attachments = answer["attachments"]
+    lines = [
+        ("Agent", "Ready" if answer["ready"] else "NOT READY: " + "; ".join(answer["not_ready"])),
+        ("Node", answer["node"]),
+        ("Version", answer["version"]),
+        ("Kernel", answer["kernel"]),
+        ("Store", answer["store"]),
+        ("Programs", answer["programs"]),
+        ("Uplinks", ", ".join(answer["uplinks"]) or "none used yet"),
+        ("Attachments", ", ".join(f"{count} {state}" for state, count in attachments.items()) or "none"),
+        ("Services", f"{answer['frontends']} frontends, {answer['backends']} backends"),
+        ("Journal", answer["journal"]),
+    ]
+    width = max(len(name) for name, _ in lines) + 1
+    text = "\n".join(f"{name + ':':<{width}} {value}" for name, value in lines)
+    problems = [f"  {problem['source']}: {problem['message']}" for problem in answer["problems"]]
+    return "\n".join([text, f"Problems:    {len(problems) or 'none'}", *problems])

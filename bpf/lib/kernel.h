@@ -1,0 +1,25 @@
+/* Names of the kernel that BCC's own headers lack or get wrong. */
+#ifndef DRAGLINE_KERNEL_H
+#define DRAGLINE_KERNEL_H
+
+/* net/pkt_cls.h. UNSPEC lets the next filter on the same hook decide: what is not ours stays open to others. */
+#define TC_ACT_UNSPEC (-1)
+#define TC_ACT_OK 0
+#define TC_ACT_SHOT 2
+#define TC_ACT_REDIRECT 7
+
+#define AF_INET 2
+
+/* sk->state, net/tcp_states.h */
+#define SK_TIME_WAIT 6
+#define SK_CLOSE 7
+#define SK_LISTEN 10
+
+#define CURRENT_NETNS ((__u64)(__s64)-1)
+
+#define inlined inline __attribute__((always_inline))
+
+/* BCC declares bpf_redirect_neigh without its params argument: the helper is declared here again, by its number. */
+static long (*redirect_neigh_to)(__u32 ifindex, struct bpf_redir_neigh *next_hop, int size, __u64 flags) = (void *)152;
+
+#endif

@@ -1,0 +1,27 @@
+/* Whether a flow is really alive: the sockets of the pod's own netns know it, no table of ours can know it better. */
+#ifndef DRAGLINE_SOCKETS_H
+#define DRAGLINE_SOCKETS_H
+
+#include "lib/kernel.h"
+
+/* Does the pod (skb is at its slave's egress) hold a TCP connection local -> remote? Listeners and TIME_WAIT are none. */
+static inlined int tcp_socket_alive(struct __sk_buff *skb, __be32 remote, __be16 remote_port, __be32 local,
+					  __be16 local_port)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	__u32 state;
+
+	tuple.ipv4.saddr = remote; /* as seen in a packet that arrives */
+	tuple.ipv4.sport = remote_port;
+	tuple.ipv4.daddr = local;
+	tuple.ipv4.dport = local_port;
+	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	state = sk->state;
+	bpf_sk_release(sk);
+	return state != SK_LISTEN && state != SK_TIME_WAIT && state != SK_CLOSE;
+}
+
+#endif

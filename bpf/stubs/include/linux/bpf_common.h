@@ -1,0 +1,1 @@
+/* Classic BPF: nothing of it is used. */

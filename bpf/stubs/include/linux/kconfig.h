@@ -1,0 +1,1 @@
+/* Included first by bcc; no configuration of a kernel matters to the programs. */

@@ -1,0 +1,1 @@
+/* Nothing of it is used: bpf/lib/parse.h has the headers. */

@@ -1,0 +1,205 @@
+"""bpf(2) by ctypes, without bcc: the only module of the datapath that sees ctypes. OSError carries the kernel's errno.
+
+Numbers and struct offsets are those of include/uapi/linux/bpf.h (stable kernel ABI).
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ANY, NOEXIST = 0, 1
+
+_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
+_OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO, _LOOKUP_BATCH = 6, 7, 10, 15, 24
+_BATCH = 1024
+
+_SYSCALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
+_syscall.restype = ctypes.c_long
+
+_ELEM = struct.Struct("=IIQQQ")
+_BATCH_ATTR = struct.Struct("=QQQQIIQQ")
+_TEST = struct.Struct("=IIIIQQIIIIQQIII4x")
+_MAP_INFO = struct.Struct("=IIIIII")
+_PROG_INFO = struct.Struct("=II8sIIQQQIIQ")
+
+
+def _bpf(command: int, attr: "bytes | ctypes.Array[ctypes.c_char]") -> int:
+    result: int = _syscall(_SYSCALL, command, attr, len(attr))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _buffer(data: bytes) -> "ctypes.Array[ctypes.c_char]":
+    return ctypes.create_string_buffer(data, len(data))
+
+
+def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """Create a map (sizes in bytes) and give its descriptor."""
+    attr = struct.pack("=IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15])
+    return _bpf(_CREATE, attr)
+
+
+def _path_command(command: int, path: Path, fd: int) -> int:
+    name = _buffer(os.fsencode(path) + b"\0")
+    return _bpf(command, struct.pack("=QII", ctypes.addressof(name), fd, 0))
+
+
+def obj_pin(fd: int, path: Path) -> None:
+    """Pin a map or program at `path` (on a bpffs)."""
+    _path_command(_OBJ_PIN, path, fd)
+
+
+def obj_get(path: Path) -> int:
+    """Open what is pinned at `path`; give the descriptor."""
+    return _path_command(_OBJ_GET, path, 0)
+
+
+def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """Give the value of `key` (`value_size` bytes; per-CPU maps: rounded up to 8, times possible CPUs), or None."""
+    key_buffer, value = _buffer(key), ctypes.create_string_buffer(value_size)
+    try:
+        _bpf(_LOOKUP, _ELEM.pack(fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value), 0))
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
+    """Write one element; NOEXIST raises FileExistsError when it is there."""
+    key_buffer, value_buffer = _buffer(key), _buffer(value)
+    _bpf(_UPDATE, _ELEM.pack(fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), flags))
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Delete one element; False when it was not there."""
+    key_buffer = _buffer(key)
+    try:
+        _bpf(_DELETE, _ELEM.pack(fd, 0, ctypes.addressof(key_buffer), 0, 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
+    """Give the key after `key` (None: the first), or None at the end."""
+    after, found = _buffer(key or b"\0"), ctypes.create_string_buffer(key_size)
+    start = ctypes.addressof(after) if key is not None else 0
+    try:
+        _bpf(_NEXT_KEY, _ELEM.pack(fd, 0, start, ctypes.addressof(found), 0))
+    except FileNotFoundError:
+        return None
+    return found.raw
+
+
+def _read_batch(fd: int, token: bytes | None, sizes: tuple[int, int], count: int) -> tuple[bytes | None, bytes, bytes]:
+    """Read up to `count` elements after `token`; give (next token or None at the end, keys, values), all packed."""
+    key_size, value_size = sizes
+    keys, values = ctypes.create_string_buffer(key_size * count), ctypes.create_string_buffer(value_size * count)
+    before, after = _buffer(token or bytes(8)), ctypes.create_string_buffer(max(key_size, 8))
+    start = ctypes.addressof(before) if token is not None else 0
+    pointers = (start, ctypes.addressof(after), ctypes.addressof(keys), ctypes.addressof(values))
+    attr = _buffer(_BATCH_ATTR.pack(*pointers, count, fd, 0, 0))
+    at_end = False
+    try:
+        _bpf(_LOOKUP_BATCH, attr)
+    except FileNotFoundError:  # what was read before the end is valid
+        at_end = True
+    following = None if at_end else after.raw
+    read = _BATCH_ATTR.unpack(attr.raw)[4]
+    return following, keys.raw[: read * key_size], values.raw[: read * value_size]
+
+
+def batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Walk a hash map (kernel 5.6): packed keys and packed values, about a thousand at a time.
+
+    Elements that change meanwhile may be seen or not.
+    """
+    token: bytes | None = None
+    count = _BATCH
+    while True:
+        try:
+            token, keys, values = _read_batch(fd, token, (key_size, value_size), count)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            count *= 2  # one hash bucket holds more than a batch
+            continue
+        yield keys, values
+        if token is None:
+            return
+
+
+def cut(packed: bytes, size: int) -> Iterator[bytes]:
+    """Cut what `batches` gave into elements of `size` bytes."""
+    return (packed[at : at + size] for at in range(0, len(packed), size))
+
+
+def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Walk a hash map element by element."""
+    for keys, values in batches(fd, key_size, value_size):
+        yield from zip(cut(keys, key_size), cut(values, value_size), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """What the kernel says of a map: bpf_map_type number, its id, sizes in bytes, entries, creation flags."""
+
+    kind: int
+    map_id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+def map_info(fd: int) -> MapInfo:
+    """Give the facts of the map behind `fd`."""
+    info = ctypes.create_string_buffer(_MAP_INFO.size)
+    _bpf(_OBJ_INFO, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+    return MapInfo(*_MAP_INFO.unpack(info.raw))
+
+
+def prog_map_ids(fd: int) -> frozenset[int]:
+    """Give the ids of the maps that the program behind `fd` uses."""
+    ids = ctypes.create_string_buffer(4 * 64)
+    asked = _PROG_INFO.pack(0, 0, b"", 0, 0, 0, 0, 0, 0, 64, ctypes.addressof(ids))
+    info = _buffer(asked)
+    _bpf(_OBJ_INFO, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+    count = _PROG_INFO.unpack(info.raw)[9]
+    return frozenset(struct.unpack(f"={count}I", ids.raw[: 4 * count]))
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """Answer of BPF_PROG_TEST_RUN: the TC verdict (signed), the frame as left by the program, mean ns of one run."""
+
+    __test__ = False  # for pytest: not a test class
+
+    retval: int
+    frame: bytes
+    duration_ns: int
+
+
+def prog_test_run(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> TestRun:
+    """Run a SCHED_CLS program on `frame` (from the MAC header), as if on device `ifindex` of the current netns.
+
+    Ifindex 0 and 1 are the loopback. With `repeat` the program sees its own output again.
+    """
+    context = struct.pack("=40xI148x", ifindex)  # __sk_buff: ifindex is at 40, all else zero
+    data, out, context_buffer = _buffer(frame), ctypes.create_string_buffer(len(frame) + 256), _buffer(context)
+    sizes, pointers = (len(frame), len(out)), (ctypes.addressof(data), ctypes.addressof(out))
+    tail = (repeat, 0, len(context), 0, ctypes.addressof(context_buffer), 0, 0, 0, 0)
+    attr = _buffer(_TEST.pack(fd, 0, *sizes, *pointers, *tail))
+    _bpf(_TEST_RUN, attr)
+    _, retval, _, length, _, _, _, duration, *_ = _TEST.unpack(attr.raw)
+    return TestRun(ctypes.c_int32(retval).value, out.raw[:length], duration)

@@ -1,0 +1,44 @@
+"""The two kernel switches under /proc/sys/net that wiring may have to turn.
+
+/proc/sys/net shows the network namespace of the thread that opens a file in it.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from datapath.rtsocket import NetlinkError
+
+_CONF = Path("/proc/sys/net")
+STRICT, LOOSE = 1, 2
+
+
+def loosen_rp_filter(uplink: str) -> bool:
+    """Make the uplink's reverse-path filter loose where it is strict; whether it had to be changed.
+
+    The kernel takes the larger of conf/all and conf/<link>, so "strict" is a maximum of 1; 0 (off) and 2 (loose) stay.
+    Nothing is remembered: the old value does not come back with the last pod. Raises OSError.
+    """
+    own = _CONF / "ipv4/conf" / uplink / "rp_filter"
+    everywhere = _CONF / "ipv4/conf/all/rp_filter"
+    if max(int(own.read_text()), int(everywhere.read_text())) != STRICT:
+        return False
+    own.write_text(f"{LOOSE}\n")
+    return True
+
+
+def enable_ipv6(ifname: str) -> bool:
+    """Switch IPv6 on for a link of the thread's netns where it is off; whether it had to be changed.
+
+    Raises NetlinkError where the kernel or the netns has no IPv6 at all.
+    """
+    switch = _CONF / "ipv6/conf" / ifname / "disable_ipv6"
+    try:
+        if switch.read_text().strip() == "0":
+            return False
+        switch.write_text("0\n")
+    except FileNotFoundError as error:
+        text = "an IPv6 address is asked for and this kernel has no IPv6 (ipv6.disable=1, or no module)"
+        raise NetlinkError("enable IPv6", errno.EAFNOSUPPORT, text) from error
+    return True

@@ -1,0 +1,115 @@
+"""A bench for programs: one netns with a pod's slave (a veth end), the maps of a private bpffs, frames in and out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from datapath import bpfcall
+from datapath.abi import LOCAL_NODE, LOCAL_POD, POD_OWN_MAC, Verdict
+from datapath.entries import BackendEntry, Flow, PodEntry, ServiceEntry, ServiceKey
+from datapath.loader import Programs
+from datapath.maps import Maps
+from tests import packets as who
+from tests.netns.node import inside, ip, new_netns
+
+T = TypeVar("T")
+
+# TC codes (net/pkt_cls.h) as the programs give them.
+UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
+
+SLAVE = 0x100010
+SIBLING_SLAVE = 0x100011
+IPVLAN_POD = PodEntry(who.OWN_MAC, POD_OWN_MAC, who.POD_ONE, "255.255.255.0", who.UPLINK)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program did: TC code, the frame as it left it, and which counters went up by how much."""
+
+    code: int
+    frame: bytes
+    counted: dict[Verdict, int] = field(default_factory=dict)
+
+
+class Rig:
+    """The bench. Every test starts from the same maps (`reset`); the netns and its routes never change."""
+
+    def __init__(self, programs: Programs) -> None:
+        self.programs = programs
+        self.maps = Maps(programs.bpf_root)
+        self.netns = new_netns()
+        commands = (
+            "ip link set lo up",
+            f"ip link add slave index {SLAVE} address {who.OWN_MAC} type veth peer name wire",
+            "ip link set slave up",
+            "ip link set wire up",
+            f"ip address add {who.POD_ONE}/24 dev slave",
+            f"ip route add default via {who.GATEWAY}",
+            f"ip route add blackhole {who.BLACKHOLE}",
+            f"ip neighbour add {who.GATEWAY} lladdr {who.GATEWAY_MAC} dev slave",
+            f"ip neighbour add {who.ON_LINK} lladdr {who.REMOTE_MAC} dev slave",
+        )
+        ip(self.netns, *commands)
+        self.forwarding(True)
+
+    def close(self) -> None:
+        """Give all back."""
+        self.maps.close()
+        os.close(self.netns)
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Run `work` in the pod's netns."""
+        return inside(self.netns, work)
+
+    def forwarding(self, on: bool) -> None:
+        """bpf_fib_lookup works only where the device forwards."""
+
+        def write() -> None:
+            Path("/proc/sys/net/ipv4/conf/slave/forwarding").write_text("1" if on else "0")
+
+        self.inside(write)
+
+    def reset(self) -> None:
+        """Empty maps, then: the pod, a sibling, a pod on the other uplink, the node."""
+        for name in ("pods", "local_addresses", "services4", "backends4", "conntrack4"):
+            info = bpfcall.map_info(self.maps.fd(name))
+            for key, _ in list(bpfcall.items(self.maps.fd(name), info.key_size, info.value_size)):
+                bpfcall.delete(self.maps.fd(name), key)
+        self.maps.put_pod(SLAVE, IPVLAN_POD)
+        self.maps.put_local(who.POD_ONE, who.UPLINK, LOCAL_POD, SLAVE)
+        self.maps.put_local(who.SIBLING, who.UPLINK, LOCAL_POD, SIBLING_SLAVE)
+        self.maps.put_local(who.OTHER_UPLINK_POD, who.OTHER_UPLINK, LOCAL_POD, SIBLING_SLAVE + 1)
+        self.maps.put_local(who.NODE_ONE, 0, LOCAL_NODE)
+
+    def service(
+        self, frontend: tuple[str, int, str], backends: dict[int, tuple[str, int]], service_id: int = 1
+    ) -> None:
+        """Write a Service in the order of an update; `backends` by id. Surplus slots of an older state stay."""
+        for number, (address, port) in backends.items():
+            self.maps.put_backend(number, BackendEntry(address, port))
+        for slot, number in enumerate(backends, 1):
+            self.maps.put_service(ServiceKey(*frontend, slot), ServiceEntry(backend_id=number))
+        self.maps.put_service(ServiceKey(*frontend, 0), ServiceEntry(service_id=service_id, count=len(backends)))
+
+    def run(self, program: str, frame: bytes, ifindex: int = SLAVE) -> Outcome:
+        """One frame through one program, as if on device `ifindex` of the pod's netns."""
+        fd = self.programs.fd(program)
+        before = self.maps.counters()
+        done = self.inside(lambda: bpfcall.prog_test_run(fd, frame, ifindex))
+        after = self.maps.counters()
+        counted = {
+            verdict: after[verdict] - before[verdict] for verdict in Verdict if after[verdict] != before[verdict]
+        }
+        return Outcome(done.retval, done.frame, counted)
+
+    def put_pod(self) -> None:
+        """Write the pod again, as a restarted agent does."""
+        self.maps.put_pod(SLAVE, IPVLAN_POD)
+
+    def delete_conntrack(self, flow: Flow) -> None:
+        """Take one entry away, as the LRU does."""
+        assert bpfcall.delete(self.maps.fd("conntrack4"), flow.encode())

@@ -1,0 +1,68 @@
+"""Fixtures of the netns tier."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from datapath import loader, rtnl, wireplan, wiring
+from datapath.loader import Programs
+from datapath.wiring import PodWiring
+from tests.netns.node import Node, kernel_has_ipvlan, pod_wiring
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """The real programs and maps, pinned in a bpf file system of this session's own."""
+    folder = tmp_path_factory.mktemp("bpffs")
+    subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
+    try:
+        with loader.load(folder / "dragline") as loaded:
+            yield loaded
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def node(programs: Programs) -> Iterator[Node]:
+    """A fresh node with two uplinks."""
+    made = Node(programs)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def real_ipvlan() -> bool:
+    """Whether the running kernel has ipvlan."""
+    return kernel_has_ipvlan()
+
+
+@pytest.fixture
+def ipvlan(real_ipvlan: bool, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether ipvlan is real; where it is not, ipvlan plans are carried out with macvlan links.
+
+    Every step but the link's kind is then still the real one. In a guest with Debian's kernel nothing is replaced.
+    """
+    if not real_ipvlan:
+        real = wireplan.link_spec
+
+        def link_spec(facts: PodWiring) -> rtnl.LinkSpec:
+            mac = wireplan.mac_of(replace(facts, kind="macvlan"))
+            return replace(real(facts), kind="macvlan", mode="bridge", mac=mac)
+
+        monkeypatch.setattr(wiring, "link_spec", link_spec)
+    return real_ipvlan
+
+
+@pytest.fixture(params=["macvlan", "ipvlan"])
+def wired_as(request: pytest.FixtureRequest, node: Node, ipvlan: bool) -> PodWiring:
+    """A dual-stack pod with routes, on an uplink where the node has no address: every kind of step occurs."""
+    mode = "bridge" if request.param == "macvlan" else "l2"
+    routes = (("10.99.0.0/16", "10.7.0.253"), ("10.98.0.0/16", ""))
+    facts = pod_wiring(node, kind=request.param, mode=mode, routes=routes)
+    return replace(facts, uplink=node.uplink_without_address)

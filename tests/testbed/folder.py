@@ -1,0 +1,63 @@
+"""The API server's stand-in: a folder with one manifest per object, as the agents' `dir:` store reads it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.testbed.workload import Raw, endpoint_slice, key_of
+
+
+class StoreFolder:
+    """Objects as files `<Kind>.<namespace>.<name>.yaml`, replaced atomically."""
+
+    def __init__(self, path: Path, cluster_ips: Mapping[str, str]) -> None:
+        """cluster_ips: "namespace/name" of a Service -> the ClusterIP it is given, as the API server would."""
+        self.path = path
+        self._cluster_ips = cluster_ips
+        self._objects: dict[tuple[str, str], Raw] = {}
+
+    def apply(self, raw: Raw) -> None:
+        """Create or replace an object; a Service without a clusterIP gets the one set aside for it."""
+        if raw["kind"] == "Service":
+            meta = {"namespace": "default", **raw["metadata"]}
+            raw = {**raw, "metadata": meta, "spec": dict(raw["spec"])}
+            given = raw["spec"].setdefault("clusterIP", self._cluster_ips[key_of(raw)])
+            raw["spec"].setdefault("clusterIPs", [given])
+        self._objects[raw["kind"], key_of(raw)] = raw
+        hidden = self.path / f".{self._file(raw).name}.new"
+        hidden.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+        hidden.rename(self._file(raw))
+
+    def delete(self, kind: str, key: str) -> None:
+        """Remove an object; KeyError when it does not exist."""
+        self._file(self._objects.pop((kind, key))).unlink()
+
+    def get(self, kind: str, key: str) -> Raw:
+        """The object as last applied; KeyError when it does not exist."""
+        return self._objects[kind, key]
+
+    def list(self, kind: str) -> list[Raw]:
+        """All objects of a kind."""
+        return [raw for (found, _), raw in self._objects.items() if found == kind]
+
+    def sync_endpoints(self) -> None:
+        """What the endpoint slice controller does: one slice per Service with a selector, over the pods as they are."""
+        for service in self.list("Service"):
+            if not service["spec"].get("selector"):
+                continue
+            wanted = endpoint_slice(service, self.list("Pod"))
+            if self._objects.get(("EndpointSlice", key_of(wanted))) != wanted:
+                self.apply(wanted)
+
+    def status(self, kind: str, name: str, namespace: str = "_") -> dict[str, Any]:
+        """The status an agent wrote for an object; {} when none did."""
+        path = self.path / ".status" / f"{kind}.{namespace}.{name}.yaml"
+        if not path.exists():
+            return {}
+        written: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["status"]
+        return written
+
+    def _file(self, raw: Raw) -> Path:
+        return self.path / f"{raw['kind']}.{key_of(raw).replace('/', '.')}.yaml"
