@@ -193,6 +193,6 @@ async def _compact(node: Node) -> None:
             async with node.gate.closed():
                 snapshot = node.ledger.compaction_records(time.monotonic())
             try:
-                await threads.run(partial(node.journal.compact, snapshot), "compact")
+                await threads.run(partial(node.journal.compact, snapshot))
             except JournalError as error:
                 log.error("%s", error, extra={"reason": str(error)})

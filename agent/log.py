@@ -13,6 +13,14 @@ class FieldFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self._second = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """The record's second, formatted once a second: a burst of pods writes hundreds of lines in it."""
+        second = int(record.created)
+        if self._second[0] != second:
+            self._second = second, super().formatTime(record, datefmt)
+        return self._second[1]
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record, with its known extra fields appended."""

@@ -87,7 +87,7 @@ async def _wire(
             raise
         return wired
 
-    return await threads.run(transaction, "wire")
+    return await threads.run(transaction)
 
 
 def _plan(node: Node, attachment: Attachment, uplink: Uplink, request: Request) -> PodWiring:
@@ -113,7 +113,7 @@ async def check(node: Node, attachment: Attachment, request: Request) -> list[st
     """In what the kernel differs from the attachment, as sentences."""
     uplink = await node.uplinks.get(request.config.master)
     plan = _plan(node, attachment, uplink, request)
-    return await threads.run(lambda: wirecheck.check(plan, request.netns_fd, node.kernel), "check")
+    return await threads.run(lambda: wirecheck.check(plan, request.netns_fd, node.kernel))
 
 
 async def _pod(node: Node, request: Request) -> Pod | None:

@@ -38,17 +38,19 @@ async def pod_del(node: Node, request: Request) -> bytes:
         return b""
     attachment, records = node.ledger.detaching(key, request.started_ns)
     netns_fd = _netns(attachment, request.netns_fd)
+    unwired = True
     try:
         await _quick_half(node, attachment, records, netns_fd)
     except JournalError as error:
         _close(netns_fd)
         raise cni_error(error) from error
     except (NetlinkError, OSError) as error:
+        unwired = False
         log.warning("%s: %s; trying again in the background", key, error, extra={"reason": str(error)})
     if attachment is None:
         _close(netns_fd)
     else:
-        start_reaping(node, attachment, netns_fd)
+        start_reaping(node, attachment, netns_fd, unwired=unwired)
     return b""
 
 
@@ -59,28 +61,32 @@ async def _quick_half(node: Node, attachment: Attachment | None, records: Sequen
             leftover = pod_wants.leftover_of(attachment, node.uplinks.last_known(attachment.uplink))
             unwiring.unwire(leftover, netns_fd, node.kernel)
 
-    await threads.run(job, "unwire")
+    await threads.run(job)
 
 
-def start_reaping(node: Node, attachment: Attachment, netns_fd: int) -> None:
-    """Finish a detaching attachment in the background; takes over the descriptor (-1 = there is no namespace)."""
-    task = asyncio.get_running_loop().create_task(_reap(node, attachment, netns_fd), name=f"reap {attachment.key}")
+def start_reaping(node: Node, attachment: Attachment, netns_fd: int, *, unwired: bool = False) -> None:
+    """Finish a detaching attachment in the background, its quick half too unless that is done (`unwired`).
+
+    Takes over the descriptor (-1 = there is no namespace).
+    """
+    task = asyncio.get_running_loop().create_task(_reap(node, attachment, netns_fd, unwired))
     node.reaping[attachment.key] = task
     task.add_done_callback(lambda _: node.reaping.pop(attachment.key, None))
 
 
-async def _reap(node: Node, attachment: Attachment, netns_fd: int) -> None:
+async def _reap(node: Node, attachment: Attachment, netns_fd: int, unwired: bool) -> None:
     leftover = pod_wants.leftover_of(attachment, node.uplinks.last_known(attachment.uplink))
 
     def job() -> None:
-        unwiring.unwire(leftover, netns_fd, node.kernel)  # again: after a restart it may not have been done
+        if not unwired:
+            unwiring.unwire(leftover, netns_fd, node.kernel)
         unwiring.reap(leftover, netns_fd, node.kernel)
 
     try:
         tries = 0
         while True:
             try:
-                await threads.run(job, "reap")
+                await threads.run(job)
                 break
             except (NetlinkError, OSError) as error:
                 log.warning("%s is not gone yet: %s", attachment.key, error, extra={"reason": str(error)})
@@ -105,7 +111,7 @@ async def _note(node: Node, records: Sequence[AnyRecord]) -> None:
         node.journal.commit(*records)
 
     try:
-        await threads.run(job, "journal")
+        await threads.run(job)
     except JournalError as error:
         log.error("%s", error, extra={"reason": str(error)})
 

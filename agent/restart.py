@@ -29,7 +29,7 @@ async def recover(node: Node) -> None:
     half_done = node.ledger.half_done()
     for attachment in half_done:
         records = node.ledger.detaching(attachment.key, None).records
-        await threads.run(partial(node.journal.commit, *records), "journal")
+        await threads.run(partial(node.journal.commit, *records))
     to_reap = node.ledger.to_reap()
     for attachment in to_reap:
         start_reaping(node, attachment, open_netns(attachment))
@@ -39,7 +39,7 @@ async def recover(node: Node) -> None:
             await node.uplinks.get(name)
         except (NetlinkError, OSError) as error:
             log.warning("uplink %s of running pods: %s", name, error)
-    await threads.run(lambda: _restore_maps(node, live), "adopt maps")
+    await threads.run(lambda: _restore_maps(node, live))
     if live or to_reap:
         log.info("journal replayed: %d attached, %d being undone", len(live), len(to_reap))
 

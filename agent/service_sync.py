@@ -49,7 +49,7 @@ class ServiceSync:
 
     async def run(self) -> None:
         """Adopt what an earlier agent left in the maps, bring it up to date, then follow the changes for ever."""
-        self._programmed = await threads.run(self._adopt, "adopt services")
+        self._programmed = await threads.run(self._adopt)
         await self._store.synced.wait()
         for endpoint_slice in self._store.list(EndpointSlice):
             self._book.put_slice(endpoint_slice.key, endpoint_slice)
@@ -105,7 +105,7 @@ class ServiceSync:
             return len(ops)
 
         try:
-            count = await threads.run(job, "program services")
+            count = await threads.run(job)
         except (OSError, ValueError) as error:
             log.error("services: %s: the maps are not up to date; trying again", error, extra={"reason": str(error)})
             return False

@@ -6,15 +6,15 @@ not be used again. A thread costs about 0.1 ms, an executor's would have to be t
 
 from __future__ import annotations
 
+import _thread
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def run(job: Callable[[], T], name: str) -> T:
+async def run(job: Callable[[], T]) -> T:
     """The job's result, or its exception. Cancelling the caller does not stop the job: shield what must be undone."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -35,5 +35,6 @@ async def run(job: Callable[[], T], name: str) -> T:
         else:
             loop.call_soon_threadsafe(settle, result, None)
 
-    threading.Thread(target=body, name=name, daemon=True).start()
+    # Not threading.Thread: its start() waits until the thread runs, which keeps the loop from its work.
+    _thread.start_new_thread(body, ())
     return await future

@@ -25,6 +25,7 @@ class UplinkCache:
     def __init__(self, kernel: Datapath) -> None:
         self._kernel = kernel
         self._known: dict[str, Uplink] = {}
+        self._ifindexes: set[int] = set()
         self._first: dict[str, asyncio.Lock] = {}
         self.node_addresses: tuple[str, ...] = ()
 
@@ -51,9 +52,9 @@ class UplinkCache:
         """Follow the node's links and addresses for ever."""
         with linkwatch.LinkWatch() as watch:
             while True:
-                await watch.changed(asyncio.get_running_loop())
+                await watch.changed(self._ifindexes)
                 await asyncio.sleep(SETTLE_S)
-                watch.drain()
+                watch.drain(self._ifindexes)
                 await self._refresh()
 
     async def _refresh(self) -> None:
@@ -65,11 +66,12 @@ class UplinkCache:
                 # The next ADD prepares it again, and reports what is wrong with it.
                 del self._known[name]
                 log.warning("uplink %s: %s", name, error)
-        self.node_addresses = await threads.run(lambda: write_node_addresses(self._kernel), "node addresses")
+        self.node_addresses = await threads.run(lambda: write_node_addresses(self._kernel))
         log.debug("links changed", extra={"ms": f"{(time.monotonic() - begin) * 1e3:.1f}"})
 
     async def _prepare(self, name: str) -> None:
         def job() -> tuple[Uplink, tuple[str, ...]]:
             return prepare_uplink(name, self._kernel), netlink.node_addresses()
 
-        self._known[name], self.node_addresses = await threads.run(job, f"prepare {name}")
+        self._known[name], self.node_addresses = await threads.run(job)
+        self._ifindexes.add(self._known[name].ifindex)

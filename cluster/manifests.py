@@ -24,6 +24,8 @@ from cluster.resources import Object, ResourceError, identify, is_known, parse
 from cluster.store import Problem
 from cluster.yaml_text import Lines, YamlError, read_yaml
 
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where there is one: ten times as fast
+
 ObjectId = tuple[str, str]
 """(kind, key), key being "ns/name" or "name"."""
 
@@ -175,4 +177,4 @@ def render_status(raw: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     """The status file's text for the object of manifest `raw`."""
     metadata = {key: raw["metadata"][key] for key in ("name", "namespace") if raw["metadata"].get(key)}
     document = {"apiVersion": raw["apiVersion"], "kind": raw["kind"], "metadata": metadata, "status": dict(status)}
-    return yaml.safe_dump(document, sort_keys=False, width=10_000)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000)

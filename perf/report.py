@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: a table with the peer beside us, and the same as JSON with its environment."""
+"""What every benchmark prints and writes: a table with the peer beside us, and JSON with its environment."""
 
 from __future__ import annotations
 

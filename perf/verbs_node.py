@@ -102,6 +102,9 @@ class VerbsNode:
         build_shim()
         self._home = Path(tempfile.mkdtemp(prefix="dragline-perf-", dir="/run"))
         stack.callback(shutil.rmtree, self._home, ignore_errors=True)
+        # Both sides keep their state where a node has /run: on a tmpfs, whatever this machine's /run is.
+        netns.run(["mount", "-t", "tmpfs", "dragline-perf", str(self._home)])
+        stack.callback(netns.run, ["umount", str(self._home)])
         self._add_node_netns(stack)
         store = self._home / "store"
         store.mkdir()

@@ -11,6 +11,7 @@ import pytest
 from datapath import loader, rtnl, wireplan, wiring
 from datapath.loader import Programs
 from datapath.wiring import PodWiring
+from tests.netns.agent_rig import AgentRig
 from tests.netns.node import Node, kernel_has_ipvlan, pod_wiring
 
 
@@ -66,3 +67,21 @@ def wired_as(request: pytest.FixtureRequest, node: Node, ipvlan: bool) -> PodWir
     routes = (("10.99.0.0/16", "10.7.0.253"), ("10.98.0.0/16", ""))
     facts = pod_wiring(node, kind=request.param, mode=mode, routes=routes)
     return replace(facts, uplink=node.uplink_without_address)
+
+
+@pytest.fixture(scope="session")
+def node_with_agent() -> Iterator[AgentRig]:
+    """A node with a running agent, for all tests: its first start compiles the programs."""
+    with AgentRig() as built:
+        yield built
+
+
+@pytest.fixture
+def rig(node_with_agent: AgentRig) -> Iterator[AgentRig]:
+    """The node with a running agent and no pods; whatever the test does, nothing may be left once its pods are gone."""
+    if not node_with_agent.running:
+        node_with_agent.restart()
+    yield node_with_agent
+    print(node_with_agent.agent.log_tail())  # pytest shows it with a failure
+    node_with_agent.discard()
+    node_with_agent.empty()

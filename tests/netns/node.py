@@ -11,6 +11,7 @@ import re
 import struct
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -68,15 +69,23 @@ def inside(netns_fd: int, work: Callable[[], T]) -> T:
 
 
 def ip(netns_fd: int, *commands: str) -> str:
-    """Run command lines ("ip ...", "tc ...") in a netns; the output of the last."""
+    """Run command lines in a netns; the output of the last. Several "ip" (or "tc") ones run in one process."""
+    for tool in ("ip", "tc"):
+        if len(commands) > 1 and all(re.match(rf"{tool} \w", command) for command in commands):
+            return batch(netns_fd, tool, *(command.split(" ", 1)[1] for command in commands))
+    return [_output(netns_fd, command.split()) for command in commands][-1]
 
+
+def batch(netns_fd: int, tool: str, *lines: str) -> str:
+    """The output of all lines, which `tool` (with its options) reads from one batch."""
+    return _output(netns_fd, [*tool.split(), "-batch", "-"], "".join(f"{line}\n" for line in lines))
+
+
+def _output(netns_fd: int, command: list[str], stdin: str = "") -> str:
     def body() -> str:
-        output = ""
-        for command in commands:
-            done = subprocess.run(command.split(), capture_output=True, text=True, check=False, timeout=20)
-            assert done.returncode == 0, f"{command}: {done.stderr}"
-            output = done.stdout
-        return output
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, f"{' '.join(command)}: {stdin} {done.stderr}"
+        return done.stdout
 
     return inside(netns_fd, body)
 
@@ -204,23 +213,20 @@ def kernel_has_ipvlan() -> bool:
     return True
 
 
-def fingerprint(netns_fd: int) -> frozenset[str]:
-    """What wiring could leave in a netns, as lines: links, addresses, routes, permanent neighbours, qdiscs, filters.
+def fingerprint(netns_fd: int) -> frozenset[tuple[str, int]]:
+    """What wiring could leave in a netns: links, addresses, routes, permanent neighbours, qdiscs and filters.
 
-    The loopback link is left out: wiring sets it up, and undoing that is nobody's wish. So are link-local addresses,
-    which come, and change while duplicate detection runs, by themselves.
+    As output lines of ip and tc, each with how often it occurs. The loopback link is left out: wiring sets it up, and
+    undoing that is nobody's wish. So are link-local addresses, which come, and change while duplicate detection runs,
+    by themselves.
     """
-    commands = [
-        "ip -o link show",
-        "ip -o addr show",
-        "ip -4 route show table all",
-        "ip -6 route show table all",
-        "ip neigh show nud permanent",
-        "tc qdisc show",
-    ]
-    for link in ip(netns_fd, "ip -o link show").splitlines():
-        device = link.split(": ")[1].partition("@")[0]
-        commands += [f"tc filter show dev {device} egress", f"tc filter show dev {device} ingress"]
-    lines = (f"{command}: {line}" for command in commands for line in ip(netns_fd, command).splitlines())
-    lines = (re.sub(r" state \w+", "", line) for line in lines)  # the operational state settles by itself
-    return frozenset(line for line in lines if "fe80:" not in line and not {"lo", "lo:"} & set(line.split()))
+    seen = batch(netns_fd, "ip -o", "link show", "addr show", "neigh show nud permanent", "route show table all")
+    links = [line.split(": ")[1].partition("@")[0] for line in seen.splitlines() if re.match(r"\d+: \S+: <", line)]
+    filters = [f"filter show dev {link} {side}" for link in links for side in ("egress", "ingress")]
+    seen += batch(netns_fd, "ip -6 -o", "route show table all") + batch(netns_fd, "tc", "qdisc show", *filters)
+    lines = (re.sub(r" state [A-Z]+", "", line) for line in seen.splitlines())  # operational state settles by itself
+    return frozenset(Counter(line for line in lines if _is_telling(line)).items())
+
+
+def _is_telling(line: str) -> bool:
+    return "fe80:" not in line and not {"lo", "lo:"} & set(line.split())

@@ -16,14 +16,13 @@ from datapath.unwiring import reap, unwire
 from datapath.wiring import PodAddress, PodWiring, wire
 from tests.netns.node import IFINDEX, Node, fingerprint, inside, ip, pod_wiring
 
-Looks = frozenset[str]
+Looks = frozenset[tuple[str, str, int]]
 
 
 def looks(node: Node, pod: int) -> Looks:
     """Both namespaces, as lines."""
-    return frozenset(
-        {f"node {line}" for line in fingerprint(node.netns)} | {f"pod {line}" for line in fingerprint(pod)}
-    )
+    both = {"node": fingerprint(node.netns), "pod": fingerprint(pod)}
+    return frozenset((name, line, count) for name, lines in both.items() for line, count in lines)
 
 
 @pytest.fixture

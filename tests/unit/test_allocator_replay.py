@@ -41,7 +41,7 @@ def test_replay_at_every_boundary() -> None:
 def test_replay_does_not_care_for_the_order_in_the_file() -> None:
     records, second = life_and_reuse()
     for shuffled in permutations(records):
-        assert replayed(list(shuffled)).attachments() == [second]
+        assert list(tell(shuffled).attachments.values()) == [second]
 
 
 def test_a_later_holder_proves_the_earlier_one_gone() -> None:

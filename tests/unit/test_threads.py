@@ -12,20 +12,25 @@ from agent import threads
 
 def test_the_result_comes_back_from_a_thread_that_is_not_the_loops() -> None:
     async def main() -> tuple[int, int]:
-        return threading.get_ident(), await threads.run(threading.get_ident, "job")
+        return threading.get_ident(), await threads.run(threading.get_ident)
 
     mine, other = asyncio.run(main())
     assert mine != other
 
 
 def test_each_job_has_a_thread_of_its_own() -> None:
-    seen: list[threading.Thread] = []
+    mark = threading.local()
 
-    async def main() -> None:
-        await asyncio.gather(*(threads.run(lambda: seen.append(threading.current_thread()), "job") for _ in range(8)))
+    def was_marked() -> bool:
+        found = hasattr(mark, "here")
+        mark.here = True
+        return found
 
-    asyncio.run(main())
-    assert len({id(thread) for thread in seen}) == 8
+    async def main() -> list[bool]:
+        one_by_one = [await threads.run(was_marked) for _ in range(8)]
+        return one_by_one + await asyncio.gather(*(threads.run(was_marked) for _ in range(8)))
+
+    assert asyncio.run(main()) == [False] * 16
 
 
 def test_the_error_comes_back_as_it_is() -> None:
@@ -33,7 +38,7 @@ def test_the_error_comes_back_as_it_is() -> None:
         raise KeyError("named")
 
     with pytest.raises(KeyError, match="named"):
-        asyncio.run(threads.run(job, "job"))
+        asyncio.run(threads.run(job))
 
 
 def test_cancelling_the_caller_lets_the_job_end() -> None:
@@ -45,7 +50,7 @@ def test_cancelling_the_caller_lets_the_job_end() -> None:
         ended.set()
 
     async def main() -> None:
-        task = asyncio.ensure_future(threads.run(job, "job"))
+        task = asyncio.ensure_future(threads.run(job))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,177 @@
+"""Making programs ready: compile once, adopt after, refuse what is not ours; and what the compiled maps look like."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datapath import bpfcall, loader
+from datapath.abi import LAYOUTS, MAPS, Verdict, layout
+from datapath.entries import ServiceEntry, ServiceKey
+from datapath.loader import PROGRAMS, BpffsMissing, BpfLoadError, Programs
+from datapath.maps import Maps, maps_folder
+from tests.bpf.rig import Rig
+
+# bcc's own view of keys and values, as ctypes: name, size, and the offset and size of every field.
+LAYOUTS_OF_BCC = """
+import ctypes, json, sys
+from bcc import BPF
+from datapath.loader import SOURCES
+b = BPF(text=sys.stdin.read(), cflags=[f'-DBPF_MAPS="{sys.argv[1]}"', f"-I{SOURCES}/stubs/include"])
+def facts(kind):
+    fields = [(f[0], getattr(kind, f[0]).offset, getattr(kind, f[0]).size) for f in getattr(kind, "_fields_", ())]
+    return ctypes.sizeof(kind), [f for f in fields if not f[0].startswith("__pad")]
+print(json.dumps({name: [facts(b[name].Key), facts(b[name].Leaf)] for name in sys.argv[2:]}))
+"""
+
+
+def builds(bpf_root: Path) -> set[str]:
+    return {folder.name for folder in (bpf_root / "v1/progs").iterdir()}
+
+
+def test_adopts_what_is_pinned(programs: Programs) -> None:
+    """A restarted agent does not compile; bcc is not even imported."""
+    with loader.load(programs.bpf_root) as again:
+        assert (again.build, again.compiled) == (programs.build, False)
+    assert "bcc" not in sys.modules
+    assert builds(programs.bpf_root) == {programs.build}
+
+
+def test_new_source_is_a_new_build(bpffs: Path, tmp_path: Path) -> None:
+    """Changed code is compiled, takes over the slots, and the older build goes; maps and their content stay."""
+    changed = tmp_path / "bpf"
+    shutil.copytree(loader.SOURCES, changed)
+    root = bpffs / "upgrade"
+    key = ServiceKey("10.96.0.1", 443, "TCP", 0)
+    with loader.load(root) as first, Maps(root) as maps:
+        maps.put_service(key, ServiceEntry(service_id=9))
+        with (changed / "to_pod.c").open("a") as source:
+            source.write("/* newer */\n")
+        with loader.load(root, changed) as second:
+            assert second.compiled
+            assert builds(root) == {second.build} != {first.build}
+        assert maps.services() == {key: ServiceEntry(service_id=9)}
+
+
+def test_programs_of_other_maps_are_not_adopted(bpffs: Path) -> None:
+    """Somebody removed a map's pin: the pinned programs still use the old map, so they are made anew."""
+    root = bpffs / "lost_map"
+    loader.load(root).close()
+    (maps_folder(root) / "services4").unlink()
+    with loader.load(root) as again:
+        assert again.compiled
+
+
+def test_map_of_another_layout_is_refused(bpffs: Path) -> None:
+    root = bpffs / "foreign"
+    maps_folder(root).mkdir(parents=True)
+    fd = bpfcall.map_create(1, 4, 4, 10, 0, "pods")
+    bpfcall.obj_pin(fd, maps_folder(root) / "pods")
+    os.close(fd)
+    with pytest.raises(BpfLoadError, match="another layout"):
+        loader.load(root)
+
+
+def test_needs_bpffs(tmp_path: Path) -> None:
+    with pytest.raises(BpffsMissing, match="mount -t bpf bpf /sys/fs/bpf"):
+        loader.load(tmp_path / "dragline")
+
+
+def test_odd_path_is_refused(bpffs: Path) -> None:
+    with pytest.raises(BpfLoadError, match="only letters"):
+        loader.load(bpffs / 'quote"')
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("return finish(enter_pod(skb));", "return finish(enter_pod(skb);", "bpf/to_pod.c:"),
+        (
+            "return finish(enter_pod(skb));",
+            "return finish(enter_pod(skb)) + *(int *)(long)skb->data;",
+            "invalid access to packet",
+        ),
+    ],
+)
+def test_failure_carries_the_log(bpffs: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
+    """What compiler and verifier say reaches the caller, with the real file's name; nothing half-made stays."""
+    broken = tmp_path / "bpf"
+    shutil.copytree(loader.SOURCES, broken)
+    text = (broken / "to_pod.c").read_text()
+    assert old in text
+    (broken / "to_pod.c").write_text(text.replace(old, new))
+    with pytest.raises(BpfLoadError) as failure:
+        loader.load(bpffs / "broken", broken)
+    assert said in failure.value.log
+    assert builds(bpffs / "broken") == set()
+
+
+def test_layouts_as_bcc_compiled_them(programs: Programs) -> None:
+    """Sizes and offsets that clang gave, against the mirror."""
+    names = [spec.name for spec in MAPS]
+    maps = str(maps_folder(programs.bpf_root))
+    environment = os.environ | {"BCC_KERNEL_SOURCE": str(loader.SOURCES / "stubs"), "PYTHONPATH": str(loader.HOUSE)}
+    command = [sys.executable, "-W", "ignore", "-c", LAYOUTS_OF_BCC, maps, *names]
+    done = subprocess.run(
+        command, input=loader.flatten(), env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    structs = {
+        "pods": (None, "pod"),
+        "local_addresses": ("local_key", "local_address"),
+        "services4": ("service4_key", "service4"),
+        "backends4": (None, "backend4"),
+        "conntrack4": ("flow4", "conntrack4"),
+    }
+    for name, sides in structs.items():
+        for (size, fields), struct_name in zip(found[name], sides, strict=True):
+            if struct_name is None:
+                continue
+            offset, mirror = 0, []
+            for field, code in LAYOUTS[struct_name]:
+                width = struct.calcsize("=" + code)
+                mirror.append([field, offset, width])
+                offset += width
+            assert (size, fields) == (layout(struct_name).size, mirror), struct_name
+
+
+def test_readme_shows_the_hooks() -> None:
+    """bpf/README.md lists every program in packet order, with its file and hook, as the loader has them."""
+    rows = [
+        tuple(cell.strip(" `") for cell in line.strip("|").split("|"))
+        for line in (loader.SOURCES / "README.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    hooks = [row[:3] for row in rows if len(row) == 4]
+    assert hooks == [(spec.name, spec.source, spec.hook) for spec in PROGRAMS]
+
+
+def test_entries_of_a_stranger_are_dropped(rig: Rig) -> None:
+    """A pinned map is untrusted input: padding that our programs would never ask for makes an entry unreachable."""
+    wild = bytearray(ServiceKey("10.96.0.10", 80, "TCP", 0).encode())
+    wild[-1] = 7
+    bpfcall.update(rig.maps.fd("services4"), bytes(wild), ServiceEntry(1).encode())
+    assert rig.maps.services() == {}
+    assert bpfcall.lookup(rig.maps.fd("services4"), bytes(wild), 16) is None
+
+
+def test_walk_of_a_large_map(rig: Rig) -> None:
+    """More than one batch; nothing twice, nothing left out."""
+    addresses = {f"10.200.{number >> 8}.{number & 255}" for number in range(3000)}
+    for address in addresses:
+        rig.maps.put_local(address, 77, 1, 5)
+    walked = [key.address for key in rig.maps.locals() if key.uplink_ifindex == 77]
+    assert sorted(walked) == sorted(addresses)
+
+
+def test_counters_start_at_nothing(bpffs: Path) -> None:
+    with loader.load(bpffs / "fresh"), Maps(bpffs / "fresh") as maps:
+        assert maps.counters() == dict.fromkeys(Verdict, 0)
