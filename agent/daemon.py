@@ -170,7 +170,8 @@ def _follow_pools(node: Node) -> None:
     pending: set[str] = set()
 
     def follow() -> None:
-        node.pool_problems = node.ledger.set_pools(node.store.list(SpiderIPPool))
+        # A pool that lists an address of the node itself must not take the node off the network.
+        node.pool_problems = node.ledger.set_pools(node.store.list(SpiderIPPool), node.uplinks.node_addresses)
         for name, problem in node.pool_problems:
             log.warning("pool %s: %s; its last good state stays in force", name, problem, extra={"pool": name})
         node.publisher.touch(*pending)
@@ -184,6 +185,7 @@ def _follow_pools(node: Node) -> None:
         pending.add(key)
 
     node.store.subscribe(heard)
+    node.uplinks.addresses_changed = follow
 
 
 async def _compact(node: Node) -> None:

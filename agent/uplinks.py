@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from agent import threads
 from datapath import linkwatch, netlink
@@ -28,6 +29,8 @@ class UplinkCache:
         self._ifindexes: set[int] = set()
         self._first: dict[str, asyncio.Lock] = {}
         self.node_addresses: tuple[str, ...] = ()
+        self.addresses_changed: Callable[[], None] = lambda: None
+        """Called on the loop after the node's own addresses have changed."""
 
     @property
     def names(self) -> list[str]:
@@ -66,12 +69,18 @@ class UplinkCache:
                 # The next ADD prepares it again, and reports what is wrong with it.
                 del self._known[name]
                 log.warning("uplink %s: %s", name, error)
-        self.node_addresses = await threads.run(lambda: write_node_addresses(self._kernel))
+        self._note(await threads.run(lambda: write_node_addresses(self._kernel)))
         log.debug("links changed", extra={"ms": f"{(time.monotonic() - begin) * 1e3:.1f}"})
 
     async def _prepare(self, name: str) -> None:
         def job() -> tuple[Uplink, tuple[str, ...]]:
             return prepare_uplink(name, self._kernel), netlink.node_addresses()
 
-        self._known[name], self.node_addresses = await threads.run(job)
+        self._known[name], addresses = await threads.run(job)
         self._ifindexes.add(self._known[name].ifindex)
+        self._note(addresses)
+
+    def _note(self, addresses: tuple[str, ...]) -> None:
+        if addresses != self.node_addresses:
+            self.node_addresses = addresses
+            self.addresses_changed()

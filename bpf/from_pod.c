@@ -1,6 +1,7 @@
 /*
- * A packet leaves a pod: clsact egress of its slave, inside the pod's netns, by tail call from hold_egress. skb->ifindex
- * is unique on the node and names the pod; MAC and route were chosen by the pod's own stack for the address it named.
+ * A packet leaves a pod: clsact egress of its slave, inside the pod's netns, by tail call from hold_egress.
+ * skb->ifindex is unique on the node and names the pod; the pod's own stack chose MAC and route for the address it
+ * named.
  */
 #include "lib/abi.h"
 #include "lib/conntrack.h"

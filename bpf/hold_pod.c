@@ -1,6 +1,6 @@
 /*
- * All that is ever attached in a pod's netns, once, when the pod is wired: clsact egress and ingress of its slave. A new
- * agent version changes the slots of `calls`; an empty slot lets packets pass.
+ * All that is ever attached in a pod's netns, once, when the pod is wired: clsact egress and ingress of its slave. A
+ * new agent version changes the slots of `calls`; an empty slot lets packets pass.
  */
 #include "lib/abi.h"
 #include "lib/kernel.h"

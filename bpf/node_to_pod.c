@@ -1,6 +1,7 @@
 /*
- * A frame of the node's own stack is about to leave by the uplink: clsact egress of the uplink, in the node's netns. The
- * node has a permanent neighbour "pod -> own MAC"; on the wire such a frame is lost, at the uplink's ingress ipvlan takes it.
+ * A frame of the node's own stack is about to leave by the uplink: clsact egress of the uplink, in the node's netns.
+ * The node has a permanent neighbour "pod -> own MAC"; on the wire such a frame is lost, at the uplink's ingress
+ * ipvlan takes it.
  */
 #include "lib/abi.h"
 #include "lib/kernel.h"

@@ -1,6 +1,6 @@
 /*
- * A packet arrives at a pod: clsact ingress of its slave, by tail call from hold_ingress. ipvlan (or macvlan) has chosen
- * the slave. An answer of a backend gets back the addresses that the pod's socket knows.
+ * A packet arrives at a pod: clsact ingress of its slave, by tail call from hold_ingress. ipvlan (or macvlan) has
+ * chosen the slave. An answer of a backend gets back the addresses that the pod's socket knows.
  */
 #include "lib/abi.h"
 #include "lib/conntrack.h"

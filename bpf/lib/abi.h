@@ -18,9 +18,9 @@
 #define CALL_TO_POD 1
 
 /*
- * 169.254.202.1 in host order: the source a pod sees when it reaches itself through a Service. Link-local, so no cluster
- * gives it to a pod, and none of the known tenants of that range: 169.254.169.0/24 and .170.0/24 (cloud metadata),
- * .20.10 and .25.10 (node-local-dns), .42.1 (Cilium), .1.1 (Calico).
+ * 169.254.202.1 in host order: the source a pod sees when it reaches itself through a Service. Link-local, so no
+ * cluster gives it to a pod, and none of the known tenants of that range: 169.254.169.0/24 and .170.0/24 (cloud
+ * metadata), .20.10 and .25.10 (node-local-dns), .42.1 (Cilium), .1.1 (Calico).
  */
 #define HAIRPIN_ADDR4 0xa9feca01
 

@@ -1,7 +1,8 @@
 /*
- * Pairs of conntrack entries: the forward entry (the tuple as the pod sends it) names the backend and so points at the
- * reverse entry (the tuple as the answer arrives), which names the VIP and holds all state. A pair is made before its
- * first packet leaves and deleted together. The LRU may take one of the two: each half is then made again from the other.
+ * Pairs of conntrack entries: the forward entry (the tuple as the pod sends it) names the backend and so points at
+ * the reverse entry (the tuple as the answer arrives), which names the VIP and holds all state. A pair is made before
+ * its first packet leaves and deleted together. The LRU may take one of the two. A lost reverse entry is made again
+ * from the forward one; a lost forward entry lets the flow's next packet choose a backend anew.
  */
 #ifndef DRAGLINE_CONNTRACK_H
 #define DRAGLINE_CONNTRACK_H
@@ -124,7 +125,7 @@ static inlined int conntrack_resume(const struct packet4 *pkt, __u32 service_id,
 	return 0;
 }
 
-/* May the reverse entry of another flow be taken over? Only when nobody has used it for long and no socket is behind it. */
+/* May the reverse entry of another flow be taken over? When nobody used it for long and no socket is behind it. */
 static inlined int abandoned(struct __sk_buff *skb, const struct packet4 *pkt, const struct conntrack4 *reverse)
 {
 	/* Signed: another CPU may have touched the entry after this one read the clock. */

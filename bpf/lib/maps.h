@@ -88,7 +88,7 @@ static inlined void counter_add(__u32 number)
 		*count += 1;
 }
 
-/* slot -> the program that a holder in a pod's netns runs. Written by the loader. Miss: the holder lets the packet pass. */
+/* slot -> the program that the holders run. Written by the loader. Miss: the holder lets the packet pass. */
 BPF_TABLE_PINNED("prog", __u32, __u32, calls, MAX_CALLS, BPF_MAPS "/calls");
 
 static inlined void call_slot(struct __sk_buff *skb, __u32 slot)

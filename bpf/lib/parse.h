@@ -1,4 +1,4 @@
-/* Packet headers and the cursor that reads them; what a program needs is copied out, so no packet pointer outlives a store. */
+/* Packet headers and the cursor that reads them; what is needed is copied out: no packet pointer outlives a store. */
 #ifndef DRAGLINE_PARSE_H
 #define DRAGLINE_PARSE_H
 
@@ -79,7 +79,7 @@ struct cursor {
 	void *end;
 };
 
-/* An IPv4 packet as it was when it was parsed. l4_at is 0 when there are no ports to read: other protocols, fragments. */
+/* An IPv4 packet as it was when parsed. l4_at is 0 when there are no ports to read: other protocols, fragments. */
 struct packet4 {
 	__be32 saddr;
 	__be32 daddr;

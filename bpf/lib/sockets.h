@@ -4,7 +4,7 @@
 
 #include "lib/kernel.h"
 
-/* Does the pod (skb is at its slave's egress) hold a TCP connection local -> remote? Listeners and TIME_WAIT are none. */
+/* Does the pod (skb is at its slave's egress) hold a TCP connection local -> remote? No listener, no TIME_WAIT. */
 static inlined int tcp_socket_alive(struct __sk_buff *skb, __be32 remote, __be16 remote_port, __be32 local,
 					  __be16 local_port)
 {

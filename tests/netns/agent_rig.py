@@ -1,6 +1,6 @@
-"""One node with a real agent, and a runtime's stand-in that calls the real shim: for tests through the agent's door.
+"""One node with a real agent, and a runtime's stand-in that calls the real shim: tests through its door.
 
-Smaller and faster than tests/testbed: one network namespace with eth0 (10.8.0.1/24, fd08::1/64) as uplink, macvlan pods.
+Smaller and faster than tests/testbed: one network namespace whose uplink is eth0 (10.8.0.1/24, fd08::1/64).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.testbed.vpc import mount_bpffs
 NODE = "node-one"
 NETWORK = "kube-system/lan"
 GATEWAY = "10.8.0.254"
-SETTLE_S = 15.0
+SETTLE_S = 8.0
 
 
 @dataclass
@@ -179,6 +179,16 @@ class AgentRig:
             return self.agent.pid > 0
         except netns.TestbedError:
             return False
+
+    def start_afresh(self) -> None:
+        """Forget everything: namespaces, journal, maps."""
+        if self.running:
+            self.agent.kill()
+        netns.remove([container.netns for container in self.containers.values()])
+        self.containers.clear()
+        shutil.rmtree(self.config.state_dir)
+        self.agent.clean()
+        self.restart()
 
     def restart(self) -> None:
         """Start the agent after its end, and wait until it is ready."""

@@ -1,4 +1,4 @@
-"""Which pool a pod gets its address from, and what it is told when there is none: nothing is ever held for a failure."""
+"""Which pool a pod gets its address from, and what it is told when there is none: a failure never holds one."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_an_add_that_is_not_whole_any_more_asks_for_a_del(rig: AgentRig):
 def test_a_foreign_link_of_that_name_is_left_alone(rig: AgentRig):
     """Error 105, the link as it was, and no address held."""
     container = rig.new()
-    netns.ip_batch(["link add eth0 type dummy", "addr add 192.0.2.1/32 dev eth0"], container.netns)
+    netns.ip_batch(["link add eth0 type veth peer name other", "addr add 192.0.2.1/32 dev eth0"], container.netns)
     before = container.link()
     answer = container.call("ADD")
     assert answer.code == errors.LINK_EXISTS
@@ -150,7 +150,7 @@ def test_two_links_of_one_container(rig: AgentRig):
     assert container.addresses() != second.addresses()
     assert container.call("DEL").exit_code == 0
     rig.eventually(lambda: container.links() == ["net1"], container.links)
-    assert rig.attachments() == {"ready": 1}
+    rig.eventually(lambda: rig.attachments() == {"ready": 1}, rig.attachments)
     assert second.call("DEL").exit_code == 0
 
 

@@ -13,7 +13,6 @@ from datapath.netlink import AddressInUse, LinkExists, NetlinkError, Step, run
 from datapath.rtsocket import RouteSocket, SocketPool
 from tests.netns.node import in_thread, inside, new_netns
 
-
 NO_LINK = rtnl.link_up(0x7FFFFFF0)
 
 

@@ -6,13 +6,14 @@ returns; a crash may leave any prefix of one that had not returned). The oracle 
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from allocator.attachments import AnyRecord, Attachment, AttachmentKey, Facts, Snapshot, State
 from allocator.holdings import PoolExhausted
-from allocator.ledger import AttachmentExists, Change, Ledger, TombstoneError
+from allocator.ledger import TOMBSTONE_S, AttachmentExists, Change, Ledger, TombstoneError
 from allocator.selection import NoPool, Want
 from tests.unit.pools import pool
 
@@ -88,14 +89,12 @@ class AgentAndDisk(RuleBasedStateMachine):
         if key not in self.in_flight and self.ledger.state(key) is State.TAKEN:
             self.in_flight[key] = ("ready", self.ledger.ready(key, mac="02:00:00:00:00:01"))
 
-    @rule(key=st.sampled_from(KEYS))
-    def delete(self, key: AttachmentKey) -> None:
-        if key in self.in_flight:
-            return
-        self.acknowledged.pop(key, None)
-        self.started[key] = self._tick()
-        change = self.ledger.detaching(key, self.started[key])
-        self.in_flight[key] = ("detaching", change)
+    @rule(keys=st.sets(st.sampled_from(KEYS), min_size=1))
+    def delete(self, keys: set[AttachmentKey]) -> None:
+        for key in sorted(keys - self.in_flight.keys()):
+            self.acknowledged.pop(key, None)
+            self.started[key] = self._tick()
+            self.in_flight[key] = ("detaching", self.ledger.detaching(key, self.started[key]))
 
     def _reap(self, key: AttachmentKey) -> None:
         if key not in self.in_flight and self.ledger.state(key) is State.DETACHING:
@@ -106,19 +105,6 @@ class AgentAndDisk(RuleBasedStateMachine):
         attachment = self.in_flight[key][1].attachment
         assert attachment is not None
         self.released.update((lease.ip, self.now) for lease in attachment.leases)
-
-    @rule(key=st.sampled_from(KEYS))
-    def late_add(self, key: AttachmentKey) -> None:
-        """An ADD that was started before the last DEL of its container that was acknowledged."""
-        if key not in self.in_flight and key.container_id in self.tombstones:
-            facts = Facts(started_ns=self.tombstones[key.container_id])
-            try:
-                self.ledger.take(key, Want(node="worker"), facts, self.now)
-            except TombstoneError:
-                return
-            except (NoPool, PoolExhausted, AttachmentExists):
-                pass
-            raise AssertionError("a late ADD was let in")
 
     @rule(cluster=st.sampled_from(CLUSTERS))
     def edit(self, cluster: list[object]) -> None:
@@ -201,6 +187,15 @@ class AgentAndDisk(RuleBasedStateMachine):
         for key, attachment in self.acknowledged.items():
             assert again.find(key) == attachment
             assert again.state(key) is State.READY
+
+    @invariant()
+    def a_late_add_is_refused(self) -> None:
+        """One that was started before a DEL of its container that was acknowledged in the last ten minutes."""
+        for key in KEYS:
+            started_ns = self.tombstones.get(key.container_id, 0)
+            if started_ns / 1e9 > self.now - TOMBSTONE_S:
+                with pytest.raises(TombstoneError):
+                    self.ledger.take(key, Want(node="worker"), Facts(started_ns=started_ns), self.now)
 
     @invariant()
     def the_pools_agree_with_the_book(self) -> None:

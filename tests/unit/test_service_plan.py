@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,96 +12,7 @@ from hypothesis import strategies as st
 from datapath.entries import BackendEntry, ServiceEntry, ServiceKey
 from datapath.programmed import MAX_ID, Backend, DeleteBackend, Frontend, Programmed, PutBackend
 from datapath.services import apply, plan, plan_changes
-
-Wanted = dict[Frontend, tuple[Backend, ...]]
-
-VIPS: list[Frontend] = [
-    ("10.96.0.1", 80, "TCP"),
-    ("10.96.0.1", 80, "UDP"),
-    ("10.96.0.2", 53, "UDP"),
-    ("10.96.0.3", 1, "TCP"),
-]
-BACKENDS: list[Backend] = [(f"10.0.0.{number}", 8080) for number in range(1, 7)]
-
-
-class MapModel:
-    """`services4` and `backends4` as dicts, the first with `room` for so many. Deleting what is not there fails."""
-
-    def __init__(self, room: int = 10**9) -> None:
-        self.services: dict[ServiceKey, ServiceEntry] = {}
-        self.backends: dict[int, BackendEntry] = {}
-        self.ever: list[int] = []
-        self.room = room
-        self.check = lambda: None
-
-    def put_service(self, key: ServiceKey, entry: ServiceEntry) -> None:
-        if key not in self.services and len(self.services) >= self.room:
-            raise OSError(errno.E2BIG, "full")
-        self.services[key] = entry
-        self.check()
-
-    def delete_service(self, key: ServiceKey) -> None:
-        del self.services[key]
-        self.check()
-
-    def put_backend(self, backend_id: int, entry: BackendEntry) -> None:
-        assert backend_id not in self.backends, "a backend in use was overwritten"
-        self.backends[backend_id] = entry
-        self.ever.append(backend_id)
-        self.check()
-
-    def delete_backend(self, backend_id: int) -> None:
-        del self.backends[backend_id]
-        self.check()
-
-    def reached(self, frontend: Frontend) -> tuple[Backend, ...] | None:
-        """The backends a packet may reach, as the program looks them up; None without a service. Asserts soundness."""
-        master = self.services.get(ServiceKey(*frontend, 0))
-        if master is None:
-            return None
-        found = []
-        for slot in range(1, master.count + 1):
-            entry = self.services[ServiceKey(*frontend, slot)]
-            backend = self.backends[entry.backend_id]
-            found.append((backend.address, backend.port))
-        return tuple(found)
-
-    def assert_is(self, wanted: Wanted) -> None:
-        """Exactly `wanted` is programmed, nothing is left over, and every service has an id of its own."""
-        assert {frontend: tuple(sorted(self.reached(frontend) or ())) for frontend in wanted} == {
-            frontend: tuple(sorted(set(backends))) for frontend, backends in wanted.items()
-        }
-        slots = {ServiceKey(*frontend, slot) for frontend in wanted for slot in range(len(set(wanted[frontend])) + 1)}
-        assert set(self.services) == slots
-        assert len(self.backends) == len({backend for backends in wanted.values() for backend in backends})
-        ids = [entry.service_id for key, entry in self.services.items() if key.slot == 0]
-        assert len(set(ids)) == len(ids)
-        assert 0 not in ids and 0 not in self.backends
-
-
-def adopt(maps: MapModel) -> Programmed:
-    return Programmed.adopt(maps.services, maps.backends)
-
-
-def carry_out(maps: MapModel, programmed: Programmed, wanted: Wanted, held: Wanted) -> None:
-    """Plan and apply; after every write a service that had and will have backends reaches some, old or new ones."""
-
-    def check() -> None:
-        for frontend, backends in wanted.items():
-            if backends and held.get(frontend):
-                reached = maps.reached(frontend)
-                assert reached, f"{frontend} was without backends"
-                assert set(reached) <= set(held[frontend]) | set(backends)
-
-    maps.check = check
-    apply(plan(programmed, wanted), maps, programmed)
-    maps.check = lambda: None
-    maps.assert_is(wanted)
-    assert plan(programmed, wanted) == []
-    assert plan(adopt(maps), wanted) == [], "what is kept in memory is not what the maps hold"
-
-
-WANTED = st.dictionaries(st.sampled_from(VIPS), st.lists(st.sampled_from(BACKENDS), max_size=6).map(tuple))
+from tests.unit.service_maps import BACKENDS, VIPS, WANTED, MapModel, Wanted, adopt, carry_out
 
 
 @given(st.lists(WANTED, min_size=1, max_size=6), st.booleans())
@@ -130,92 +39,6 @@ def test_changes_alone_lead_to_the_same(rounds: list[Wanted]) -> None:
         apply(plan_changes(programmed, changes), maps, programmed)
         maps.assert_is(wanted)
         held = wanted
-
-
-KEYS = st.builds(
-    ServiceKey,
-    *(st.sampled_from(values) for values in (["10.96.0.1", "10.96.0.2", "1.2.3.4"], [80, 53])),
-    st.sampled_from(["TCP", "UDP", "132"]),
-    st.integers(0, 5),
-)
-ENTRIES = st.builds(
-    ServiceEntry, *(st.sampled_from(values) for values in ([0, 1, 7], [0, 1, 2, 3, 9], [0, 1, 3, 500], [0, 1], [0, 60]))
-)
-GARBAGE = st.tuples(
-    st.dictionaries(KEYS, ENTRIES, max_size=25),
-    st.dictionaries(
-        st.sampled_from([0, 1, 2, 3, MAX_ID]),
-        st.builds(BackendEntry, st.sampled_from(["10.0.0.1", "10.0.0.2"]), st.just(8080)),
-    ),
-)
-
-
-@given(GARBAGE, WANTED)
-@settings(max_examples=150, deadline=None)
-def test_any_adopted_state_is_repaired(
-    garbage: tuple[dict[ServiceKey, ServiceEntry], dict[int, BackendEntry]], wanted: Wanted
-) -> None:
-    maps = MapModel()
-    maps.services, maps.backends = dict(garbage[0]), dict(garbage[1])
-    sound = {}
-    for frontend in wanted:
-        try:
-            sound[frontend] = maps.reached(frontend) or ()
-        except KeyError:
-            continue
-    carry_out(maps, adopt(maps), wanted, sound)
-
-
-def master(frontend: Frontend, service_id: int, count: int) -> tuple[ServiceKey, ServiceEntry]:
-    return ServiceKey(*frontend, 0), ServiceEntry(service_id=service_id, count=count)
-
-
-def slot(frontend: Frontend, number: int, backend_id: int) -> tuple[ServiceKey, ServiceEntry]:
-    return ServiceKey(*frontend, number), ServiceEntry(backend_id=backend_id)
-
-
-def backends(*ids: int) -> dict[int, BackendEntry]:
-    return {number: BackendEntry(f"10.0.0.{number}", 8080) for number in ids}
-
-
-@pytest.mark.parametrize(
-    ("services", "known"),
-    [
-        pytest.param(
-            [master(VIPS[0], 1, 2), slot(VIPS[0], 1, 1), slot(VIPS[0], 2, 77)], backends(1), id="dangling slot"
-        ),
-        pytest.param([master(VIPS[0], 1, 9), slot(VIPS[0], 1, 1)], backends(1), id="count beyond the slots"),
-        pytest.param([slot(VIPS[0], 1, 1), slot(VIPS[0], 5, 1)], backends(1), id="slots without a service"),
-        pytest.param(
-            [master(VIPS[0], 1, 2), slot(VIPS[0], 1, 1), slot(VIPS[0], 2, 1)], backends(1), id="one backend twice"
-        ),
-        pytest.param(
-            [master(VIPS[0], 0, 1), slot(VIPS[0], 1, 0)], {0: BackendEntry("10.0.0.1", 8080)}, id="ids of zero"
-        ),
-        pytest.param(
-            [master(VIPS[0], 1, 1), slot(VIPS[0], 1, 5)],
-            {4: BackendEntry("10.0.0.1", 8080), 5: BackendEntry("10.0.0.1", 8080)},
-            id="one backend under two ids",
-        ),
-        pytest.param(
-            [master(VIPS[0], 1, 0), master(("9.9.9.9", 9, "132"), 2, 0)], backends(1, 3), id="things nobody wants"
-        ),
-        pytest.param([(ServiceKey(*VIPS[0], 0), ServiceEntry(1, 3, 0, 9, 60))], {}, id="unknown flags"),
-    ],
-)
-def test_named_damage_is_repaired(services: list[Any], known: dict[int, BackendEntry]) -> None:
-    maps = MapModel()
-    maps.services, maps.backends = dict(services), dict(known)
-    carry_out(maps, adopt(maps), {VIPS[0]: (BACKENDS[0], BACKENDS[1])}, {})
-
-
-def test_two_services_with_one_id_get_fresh_ones() -> None:
-    maps = MapModel()
-    maps.services = dict([master(VIPS[0], 5, 0), master(VIPS[1], 5, 0), master(VIPS[2], 6, 0)])
-    programmed = adopt(maps)
-    carry_out(maps, programmed, {VIPS[0]: (), VIPS[1]: (), VIPS[2]: ()}, {})
-    ids = [maps.services[ServiceKey(*frontend, 0)].service_id for frontend in VIPS[:3]]
-    assert ids == [7, 8, 6]
 
 
 def test_no_endpoints_keep_the_service_so_that_callers_are_refused() -> None:
@@ -259,14 +82,6 @@ def test_service_ids_are_not_reused_soon() -> None:
         seen.add(maps.services[ServiceKey(*comes_and_goes, 0)].service_id)
         apply(plan(programmed, {stays: tuple(BACKENDS[: 1 + number % 2])}), maps, programmed)
     assert len(seen) == 50
-
-
-def test_a_new_backend_never_gets_an_id_that_a_dangling_slot_names() -> None:
-    maps = MapModel()
-    maps.services = dict([master(VIPS[0], 1, 1), slot(VIPS[0], 1, 1), master(VIPS[1], 2, 0)])
-    programmed = adopt(maps)
-    apply(plan_changes(programmed, {VIPS[1]: (BACKENDS[0],)}), maps, programmed)
-    assert maps.ever == [2], "1 would have made the first service call the second one's backend"
 
 
 def test_ids_come_after_those_that_conntrack_still_holds_and_wrap() -> None:
