@@ -21,6 +21,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SHIM = CHECKOUT / "build" / "cni" / "dragline"
 VERB_TIMEOUT_S = 120.0
 
+# msgspec builds its picture of a struct when first used; two threads doing that at once crash the interpreter (seen
+# with 0.22 in a guest: "Segmentation fault" in convert). The agent parses on one thread only.
+_parsing = threading.Lock()
+
 
 class CniFailure(Exception):
     """The plugin answered with an error object."""
@@ -126,11 +130,16 @@ class Kubelet:
     def prepare(self, pod: Raw, default_network: str) -> Sandbox:
         """An empty sandbox for the pod, with a fresh container id and its network's configuration."""
         container_id = secrets.token_hex(32)
-        raw = self._folder.get("SpiderMultusConfig", network_of(pod, default_network))
-        parsed = parse(raw)
-        assert isinstance(parsed, SpiderMultusConfig)
+        parsed = self._network(network_of(pod, default_network))
         config = {**network_config(parsed, str(self._socket)), **self._overrides}
         return Sandbox(pod, container_id, self._vpc.add_pod_netns(f"cni-{container_id[:8]}"), config)
+
+    def _network(self, key: str) -> SpiderMultusConfig:
+        raw = self._folder.get("SpiderMultusConfig", key)
+        with _parsing:
+            parsed = parse(raw)
+        assert isinstance(parsed, SpiderMultusConfig)
+        return parsed
 
     def add(self, sandbox: Sandbox) -> Sandbox:
         """CNI ADD; the sandbox with its result."""

@@ -139,7 +139,9 @@ def _init_script(command: Sequence[str], environment: Mapping[str, str], shared:
     shared: the scratch folder (for the exit code), then the other writable ones, in the order vng mounts them.
     """
     exit_file = shlex.quote(str(shared[0] / "exit"))
-    variables = [f"{name}={value}" for name, value in {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **environment}.items()]
+    variables = [
+        f"{name}={value}" for name, value in {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **environment}.items()
+    ]
     return "\n".join(
         [
             f"printf {shlex.quote(_UP.decode())}",
