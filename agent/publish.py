@@ -43,15 +43,17 @@ class Publisher:
                 self._news.set()
 
     async def flush(self) -> bool:
-        """Write what was touched now; whether all of it could be written."""
+        """Write what was touched until now; whether all of it could be written (what is touched meanwhile is news)."""
         names, self._dirty = self._dirty, set()
+        failed = set()
         for name in sorted(names):
             try:
                 await self._write(name)
             except StoreError as error:
                 log.warning("status of pool %s: %s", name, error, extra={"pool": name})
-                self._dirty.add(name)
-        return not self._dirty
+                failed.add(name)
+        self._dirty |= failed
+        return not failed
 
     async def _write(self, name: str) -> None:
         pool = self._store.get(SpiderIPPool, "", name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from datapath.rtsocket import NetlinkError
+from datapath.rtsocket import NetlinkError, UplinkUnusable
 
 _CONF = Path("/proc/sys/net")
 STRICT, LOOSE = 1, 2
@@ -18,11 +18,16 @@ def loosen_rp_filter(uplink: str) -> bool:
     """Make the uplink's reverse-path filter loose where it is strict; whether it had to be changed.
 
     The kernel takes the larger of conf/all and conf/<link>, so "strict" is a maximum of 1; 0 (off) and 2 (loose) stay.
-    Nothing is remembered: the old value does not come back with the last pod. Raises OSError.
+    Nothing is remembered: the old value does not come back with the last pod. Raises
+    UplinkUnusable where the uplink is gone, OSError.
     """
     own = _CONF / "ipv4/conf" / uplink / "rp_filter"
     everywhere = _CONF / "ipv4/conf/all/rp_filter"
-    if max(int(own.read_text()), int(everywhere.read_text())) != STRICT:
+    try:
+        current = max(int(own.read_text()), int(everywhere.read_text()))
+    except FileNotFoundError as error:
+        raise UplinkUnusable("loosen rp_filter", errno.ENODEV, f"the uplink {uplink} is gone") from error
+    if current != STRICT:
         return False
     own.write_text(f"{LOOSE}\n")
     return True

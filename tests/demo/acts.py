@@ -6,8 +6,9 @@ from pathlib import Path
 
 from agent import tables
 from tests.demo import leftovers, scenario
-from tests.demo.scenario import CLUSTER_IP, Deviation, Transfer
+from tests.demo.scenario import CLUSTER_IP, Deviation
 from tests.demo.story import Story
+from tests.demo.transfer import Transfer
 from tests.testbed.bed import Bed
 from tests.testbed.kubelet import Sandbox
 
@@ -177,6 +178,8 @@ def _cloud(story: Story, bed: Bed) -> None:
 
 def _delete(story: Story, bed: Bed, before: Mapping[str, frozenset[str]]) -> None:
     story.step("The pods are deleted")
+    with story.claim("the check of the check: what the running pods hold is seen in both nodes' kernels"):
+        scenario.something_there(bed, before)
     story.command("kubectl delete -f tests/demo/manifests/03-apps.yaml")
     with story.claim("deleting the pods succeeds"):
         bed.stop_pods(bed.sandboxes)

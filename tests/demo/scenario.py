@@ -4,11 +4,9 @@ Used by the demo, which prints what they return, and by the tests of the vm tier
 """
 
 import contextlib
-import hashlib
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -175,50 +173,6 @@ def heads(netns: str, url: str, wanted: set[str]) -> tuple[Head, dict[str, int]]
     return answers[0], counts
 
 
-class Transfer:
-    """A download by curl that goes on in the background."""
-
-    def __init__(self, netns: str, url: str, blocks: int, seconds: float) -> None:
-        self._blocks = blocks
-        self._file = tempfile.NamedTemporaryFile(prefix="dragline-transfer-")  # noqa: SIM115 - closed by finish()
-        self._process = subprocess.Popen(
-            nsenter(netns, ["curl", "-sSN", "--max-time", str(seconds * 6), f"{url}/transfer/{blocks}/{seconds}"]),
-            stdin=subprocess.DEVNULL,
-            stdout=self._file,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    @property
-    def total(self) -> int:
-        """How many bytes are to come in all."""
-        return self._blocks * web.BLOCK_BYTES
-
-    def received(self) -> int:
-        """How many bytes have come so far."""
-        return Path(self._file.name).stat().st_size
-
-    def wait_for(self, share: float) -> int:
-        """Wait until that share (0 to 1) of the content is there; the bytes received."""
-        eventually(
-            "transfer", lambda: "" if self.received() >= share * self.total else f"at {self.received()} bytes", 60.0
-        )
-        return self.received()
-
-    def finish(self) -> str:
-        """Wait for the end; the content's SHA-256. Deviation when curl failed or the content is not what was sent."""
-        _, errors = self._process.communicate()
-        seen = hashlib.sha256(Path(self._file.name).read_bytes()).hexdigest()
-        received = self.received()
-        self._file.close()
-        if self._process.returncode != 0:
-            raise Deviation(f"the transfer broke: curl exit {self._process.returncode}: {errors.strip()}")
-        expected = hashlib.sha256(b"".join(web.blocks(self._blocks))).hexdigest()
-        if seen != expected:
-            raise Deviation(f"{received} of {self.total} bytes with SHA-256 {seen}, expected {expected}")
-        return seen
-
-
 def captured_connection(bed: Bed, client: Sandbox, nic: str, backend: Sandbox) -> Capture:
     """Capture the uplink of the client's node while it calls the ClusterIP until `backend` has answered; check it."""
     with Capture(bed.vpc.node_netns(client.node), nic) as capture:
@@ -262,6 +216,16 @@ def nothing_left(bed: Bed, before: Mapping[str, frozenset[str]], *, services: bo
         return "\n".join(lines)
 
     eventually("after the deletion", wrong)
+
+
+def something_there(bed: Bed, before: Mapping[str, frozenset[str]]) -> None:
+    """While pods run, the check for left-overs must find something on every node, in the kernel and in the maps."""
+    for node, agent in bed.agents.items():
+        lines = leftovers.node_state(bed.vpc.node_netns(node)) - before[node]
+        if not lines or not leftovers.map_entries(agent.config.bpf_root):
+            raise Deviation(
+                f"{node}: the check for left-overs is blind: it finds {sorted(lines)} and the maps' entries"
+            )
 
 
 def no_frame_dropped(bed: Bed) -> None:

@@ -11,6 +11,7 @@ import re
 import struct
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -154,10 +155,18 @@ class Node:
             commands.append(f"ip link add {name} type veth peer name {name}-wire")
             # Without link-local addresses nothing changes by itself (their duplicate detection ends seconds later).
             commands += [f"ip link set {end} addrgenmode none up" for end in (f"{name}-wire", name)]
-        commands += ["ip addr add 10.7.0.1/24 dev eth0", "ip addr add fd07::1/64 dev eth0 nodad"]
         ip(self.netns, *commands)
+        self._wait_for_carrier()
+        ip(self.netns, "ip addr add 10.7.0.1/24 dev eth0", "ip addr add fd07::1/64 dev eth0 nodad")
         self.uplink = self.run(lambda: netlink.uplink("eth0"))
         self.uplink_without_address = self.run(lambda: netlink.uplink("eth1"))
+
+    def _wait_for_carrier(self) -> None:
+        """The kernel notes a carrier up to a second later, and adds IPv6 routes then: not while a test compares."""
+        deadline = time.monotonic() + 10
+        while batch(self.netns, "ip -o", "link show").count("state UP") < 4:
+            assert time.monotonic() < deadline, "the uplinks have no carrier"
+            time.sleep(0.01)
 
     def run(self, work: Callable[[], T]) -> T:
         """The result of `work` in a throw-away thread in the node's netns, as the agent would run it."""

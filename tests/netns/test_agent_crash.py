@@ -23,7 +23,7 @@ from tests.testbed import netns
 
 SHIM_MS = {"DRAGLINE_CONNECT_MS": "50"}
 ADDS, DELS = 6, 3
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
 
 
 def when_the_journal_has_grown(times: int) -> Callable[[AgentRig, list[Container]], None]:

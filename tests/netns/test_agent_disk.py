@@ -14,6 +14,7 @@ from tests.netns.agent_rig import AgentRig
 from tests.netns.cni_calls import Answer, Container
 
 MOST_ADDS = 40
+MOST_DELS = 200
 
 
 @pytest.fixture(scope="module")
@@ -93,44 +94,43 @@ def test_an_add_that_cannot_be_written(rig: AgentRig, tombstones: int):
     assert [one for container in (*attached, refused) for one in container.addresses()] == held
 
 
-def test_a_del_that_cannot_be_written(rig: AgentRig):
-    """Code 5, so that the runtime asks again; then it works, and what happened is remembered."""
+def delete_on_a_full_disk(rig: AgentRig, container: Container) -> None:
+    """Have the DEL of an attached container fail for the disk, then free the disk."""
     filler = fill(rig)
-    attached, _, _ = add_until_it_fails(rig)
-    attached = attached or [rig.new()]
-    answer = attached[0].call("DEL")
-    while answer.exit_code == 0:  # a DEL's record is small and may still find room
-        answer = rig.new().call("DEL")
-    assert answer.code == errors.IO_FAILURE
-    filler.unlink()
-    assert attached[0].call("DEL").exit_code == 0
-    rig.eventually(lambda: attached[0].links() == [], attached[0].links)
-    rig.eventually(lambda: rig.attachments().get("ready", 0) == len(attached) - 1, rig.attachments)
-    rig.agent.kill()
-    rig.restart()
-    rig.eventually(lambda: rig.attachments().get("ready", 0) == len(attached) - 1, rig.attachments)
-
-
-def test_the_del_of_an_attached_pod_is_asked_again(rig: AgentRig):
-    """A DEL that failed for the disk: until it is repeated the pod holds its address; repeated, it ends the pod."""
-    container, _ = rig.add()
-    address = container.addresses()
-    filler = fill(rig)
-    answer = rig.new().call("DEL")
-    for _ in range(200):
-        if answer.exit_code:
+    for _ in range(MOST_DELS):  # these records are small: they use up the rest of the last page
+        if rig.new().call("DEL").exit_code:
             break
-        answer = rig.new().call("DEL")
     assert container.call("DEL").code == errors.IO_FAILURE
-    assert rig.pools()["main"][0] == 1
+    assert container.links() == ["eth0"]
     filler.unlink()
-    assert rig.add()[1].addresses != address
+
+
+def test_a_del_that_cannot_be_written(rig: AgentRig):
+    """Code 5, so that the runtime asks again. Until then the pod holds its address; asked again, the pod ends."""
+    container, answer = rig.add()
+    delete_on_a_full_disk(rig, container)
+    assert rig.add()[1].addresses != answer.addresses
     assert container.call("DEL").exit_code == 0
     rig.eventually(lambda: container.links() == [], container.links)
     rig.eventually(lambda: rig.attachments() == {"ready": 1}, rig.attachments)
     rig.agent.kill()
     rig.restart()
     assert rig.attachments() == {"ready": 1}
+
+
+# Not strict: where the slow half is faster than the SIGKILL, its record hides the missing one.
+@pytest.mark.xfail(
+    strict=False, reason="Ledger.detaching: a repeated DEL does not repeat the record that was not written"
+)
+def test_a_repeated_del_is_remembered(rig: AgentRig):
+    """The second DEL was acknowledged: an agent that is killed at once must not come back with the pod as `ready`."""
+    container, _ = rig.add()
+    delete_on_a_full_disk(rig, container)
+    assert container.call("DEL").exit_code == 0
+    rig.agent.kill()  # before the slow half is noted
+    rig.restart()
+    rig.eventually(lambda: rig.attachments() == {}, rig.attachments)
+    assert container.links() == []
 
 
 def test_an_agent_that_cannot_open_its_journal(rig: AgentRig):

@@ -76,8 +76,7 @@ def test_pools_that_may_not_be_used(rig: AgentRig, name: str):
     rig.pool(name, "10.8.0.110-10.8.0.111", **spec)
     assert_refused(rig, rig.new(ippools={"ipv4": [name]}).call("ADD"), name, word)
     # One bad pool does not spoil a good one behind it.
-    _, answer = rig.add(ippools={"ipv4": [name, "main"]})
-    assert answer.addresses[0].startswith("10.8.0.1")
+    rig.add(ippools={"ipv4": [name, "main"]})
     assert rig.pools()["main"][0] == 1
 
 

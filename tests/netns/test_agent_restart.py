@@ -162,10 +162,11 @@ def test_a_second_agent_is_refused(rig: AgentRig):
 def test_a_namespace_that_was_replaced_while_it_was_away(rig: AgentRig):
     """Another sandbox lies at the old path: its links are not touched by the undo of the old one."""
     container, _ = rig.add()
+    number = container.link()["ifindex"]
     rig.agent.kill()
     netns.remove([container.netns])
     netns.ip_batch([f"netns add {container.netns}"])
-    netns.ip_batch(["link add eth0 type veth peer name other"], container.netns)
+    netns.ip_batch([f"link add eth0 index {number} type veth peer name other"], container.netns)
     assert container.call("DEL", CNI_NETNS="", **FAST).exit_code == 0
     rig.restart()
     rig.eventually(lambda: rig.attachments() == {}, rig.attachments)

@@ -1,7 +1,7 @@
 """`wire` on real links: what it makes, and its named errors. What it leaves after failures: test_wiring_undo.py.
 
-Where the running kernel has no ipvlan, the `ipvlan` fixture carries the same plans out on macvlan links; tests/vm sees
-real ones.
+Where the running kernel has no ipvlan, the `ipvlan` fixture carries the same plans out on macvlan links. For real ones:
+`python -m tests.testbed.vm -- .venv/bin/python -m pytest tests/netns/test_wiring.py` (so, too, its neighbours here).
 """
 
 from __future__ import annotations
@@ -223,9 +223,9 @@ def test_an_uplink_that_is_a_bridge_port(node: Node) -> None:
     refused(node, pod_wiring(node), node.new_pod(), UplinkUnusable, "ipvlan cannot share an uplink")
 
 
-def test_an_uplink_that_is_gone(node: Node) -> None:
-    ip(node.netns, "ip link del eth0")
-    refused(node, pod_wiring(node), node.new_pod(), UplinkUnusable, "is gone")
+def test_an_uplink_that_is_gone(node: Node, wired_as: PodWiring) -> None:
+    ip(node.netns, "ip link del eth1")
+    refused(node, wired_as, node.new_pod(), UplinkUnusable, "the uplink .* is gone")
 
 
 def test_an_address_that_another_slave_holds(node: Node, monkeypatch: pytest.MonkeyPatch, ipvlan: bool) -> None:

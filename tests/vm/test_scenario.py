@@ -7,7 +7,8 @@ import pytest
 
 from tests.demo import scenario
 from tests.demo.acts import POOLS
-from tests.demo.scenario import CLUSTER_IP, Transfer
+from tests.demo.scenario import CLUSTER_IP
+from tests.demo.transfer import Transfer
 from tests.testbed.bed import Bed
 from tests.testbed.topology import mac_of
 from tests.vm.conftest import make_pod
