@@ -39,6 +39,7 @@ OLDEST_KERNEL = (5, 10)
 SYNC_WAIT_S = 5.0
 """How long the socket waits for the first read of the store; DELs need no store, so not for ever."""
 COMPACT_CHECK_S = 5.0
+REAP_WAIT_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,8 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
         log.info("ready", extra={"node": node.config.node_name})
         await stop.wait()
         await server.stop()
-        await asyncio.gather(*node.reaping.values())
+        if node.reaping:  # what does not end in time is in the journal, and goes on at the next start
+            await asyncio.wait(node.reaping.values(), timeout=REAP_WAIT_S)
         await node.publisher.flush()
         for task in tasks:
             task.cancel()

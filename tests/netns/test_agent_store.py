@@ -150,6 +150,7 @@ def test_published_status(rig: AgentRig, manifest: Path):
 
 def test_the_status_of_a_busy_pool_is_not_late(rig: AgentRig, manifest: Path):
     """Pods that come while the status is being written do not have to wait for the pause after a failed write."""
+    rig.pool("edited", "10.8.0.80-10.8.0.99")
     for rounds in range(3):
         begin = time.monotonic()
         while time.monotonic() - begin < 0.4:  # some of these fall into a write, which follows 0.1 s after the first

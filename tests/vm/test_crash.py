@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.demo import scenario
 from tests.testbed.bed import DEFAULT_NETWORK, Bed
 from tests.testbed.kubelet import CniFailure, Sandbox
+from tests.testbed.workload import Raw, key_of
 from tests.vm.conftest import make_pod
 
 BURST = 16
@@ -18,11 +19,14 @@ def test_killed_in_a_burst_of_adds(bed: Bed, empty_state: dict[str, frozenset[st
     up with an address of its own, which is only possible when no failed attempt keeps one."""
     kubelet, agent = bed.kubelets["master"], bed.agents["master"]
     done = threading.Semaphore(0)
+    pods = [make_pod(f"burst-{number}", "kube-system/ipvlan-burst") for number in range(BURST)]
+    for pod in pods:
+        bed.folder.apply(pod)
 
-    def start_as_kubelet_does(number: int) -> Sandbox:
+    def start_as_kubelet_does(pod: Raw) -> Sandbox:
         # A failed sandbox is deleted and a new one (another container id) is made, until one works.
         for _ in range(ATTEMPTS):
-            sandbox = kubelet.prepare(make_pod(f"burst-{number}", "kube-system/ipvlan-burst"), DEFAULT_NETWORK)
+            sandbox = kubelet.prepare(pod, DEFAULT_NETWORK)
             try:
                 wired = kubelet.add(sandbox)
             except CniFailure as failure:
@@ -32,11 +36,11 @@ def test_killed_in_a_burst_of_adds(bed: Bed, empty_state: dict[str, frozenset[st
             else:
                 done.release()
                 return wired
-        raise AssertionError(f"burst-{number} did not start: {failures[-1]}")
+        raise AssertionError(f"{key_of(pod)} did not start: {failures[-1]}")
 
     failures: list[CniFailure] = []
     with ThreadPoolExecutor(BURST) as pool:
-        pending = [pool.submit(start_as_kubelet_does, number) for number in range(BURST)]
+        pending = [pool.submit(start_as_kubelet_does, pod) for pod in pods]
         for _ in range(KILL_AFTER):
             assert done.acquire(timeout=120)
         agent.kill()
@@ -55,6 +59,7 @@ def test_killed_in_a_burst_of_adds(bed: Bed, empty_state: dict[str, frozenset[st
         for sandbox in sandboxes:
             kubelet.delete(sandbox)
             bed.vpc.remove_pod_netns(sandbox.netns)
+            bed.folder.delete("Pod", key_of(sandbox.pod))
     scenario.wait_for_pools(bed, {"master-burst": 0}, total=BURST)
     _nothing_but_the_service_is_left(bed, empty_state)
 
