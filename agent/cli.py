@@ -1,6 +1,6 @@
 """`dragline`: the daemon and the commands that talk to it.
 
-Exit codes: 0 done, 1 refused or something is wrong, 2 usage, 3 the agent is away.
+Exit codes: 0 done, 1 refused or not ready, 2 usage, 3 the agent is away.
 """
 
 from __future__ import annotations

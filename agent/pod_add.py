@@ -11,14 +11,15 @@ from agent import pod_wants, threads
 from agent.cni_numbers import KNOWN, cni_error
 from agent.node import Node
 from agent.pod_del import abandon
-from allocator.attachments import AnyRecord, Attachment, AttachmentKey
-from cluster.resources import Pod, SpiderIPPool
+from allocator.attachments import AnyRecord, Attachment, AttachmentKey, State
+from cluster.resources import Pod
 from cni import errors, result
 from cni.errors import CniError
 from cni.request import Request
 from datapath import unwiring, wirecheck, wiring
 from datapath.netlink import Uplink
-from datapath.wireplan import PodWiring, Wired, mac_of
+from datapath.rtsocket import UplinkUnusable
+from datapath.wireplan import PodWiring, Wired, mac_of, routes_of
 
 POD_WAIT_S = 2.0
 """The runtime may be faster than the watch: how long ADD waits for the Pod object."""
@@ -33,10 +34,10 @@ async def pod_add(node: Node, request: Request) -> bytes:
         await asyncio.wait([node.reaping[key]])
     try:
         known = node.ledger.find(key)
-        attachment, wired = await (_add(node, key, request) if known is None else _repeat(node, known, request))
+        plan, wired = await (_add(node, key, request) if known is None else _repeat(node, known, request))
     except KNOWN as error:
         raise cni_error(error) from error
-    return result.render(_result(attachment, wired, request), request.config.cni_version)
+    return result.render(_result(plan, wired, request), request.config.cni_version)
 
 
 def refuse_when_not_ready(node: Node) -> None:
@@ -46,7 +47,7 @@ def refuse_when_not_ready(node: Node) -> None:
         raise CniError(errors.TRY_AGAIN, f"the agent is starting: {'; '.join(reasons)}")
 
 
-async def _add(node: Node, key: AttachmentKey, request: Request) -> tuple[Attachment, Wired]:
+async def _add(node: Node, key: AttachmentKey, request: Request) -> tuple[PodWiring, Wired]:
     pod = await _pod(node, request)
     want = pod_wants.want_of(request, pod, node.config.node_name, node.config.default_network)
     uplink = await node.uplinks.get(request.config.master)
@@ -57,22 +58,23 @@ async def _add(node: Node, key: AttachmentKey, request: Request) -> tuple[Attach
         attachment, taken = node.ledger.take(key, want, facts, time.monotonic())
         assert attachment is not None
         try:
-            wired = await _wire(node, attachment, taken, uplink, request)
-        except BaseException:
+            plan = _plan(node, attachment, uplink, request)
+            return plan, await _wire(node, attachment, plan, taken, request)
+        except BaseException as error:
+            if isinstance(error, UplinkUnusable):
+                node.uplinks.forget(uplink.name)  # the next ADD looks at it again
             await abandon(node, key)
             raise
         finally:
             node.publisher.touch(*(lease.pool for lease in attachment.leases))
     finally:
         node.gate.leave()
-    return attachment, wired
 
 
 async def _wire(
-    node: Node, attachment: Attachment, taken: Sequence[AnyRecord], uplink: Uplink, request: Request
+    node: Node, attachment: Attachment, plan: PodWiring, taken: Sequence[AnyRecord], request: Request
 ) -> Wired:
     """Journal and wire a taken attachment in one thread; on any error nothing of it is left in the kernel."""
-    plan = _plan(node, attachment, uplink, request)
     # Said before it is true, so that the thread that wires the pod can journal it; see agent.gate.
     ready = node.ledger.ready(attachment.key, mac_of(plan).hex(":")).records
 
@@ -91,22 +93,22 @@ async def _wire(
 
 
 def _plan(node: Node, attachment: Attachment, uplink: Uplink, request: Request) -> PodWiring:
-    found = (node.store.get(SpiderIPPool, "", lease.pool) for lease in attachment.leases)
-    pools = [pool for pool in found if pool is not None]
-    return pod_wants.wiring_of(attachment, uplink, node.uplinks.node_addresses, pools, request.config)
+    return pod_wants.wiring_of(attachment, uplink, node.uplinks.node_addresses, request.config)
 
 
-async def _repeat(node: Node, known: Attachment, request: Request) -> tuple[Attachment, Wired]:
+async def _repeat(node: Node, known: Attachment, request: Request) -> tuple[PodWiring, Wired]:
     """The same ADD once more: the same answer, if the attachment is whole and in the same namespace."""
     status = os.fstat(request.netns_fd)
     if (status.st_dev, status.st_ino) != (known.netns_dev, known.netns_ino):
         reason = f"container {known.container_id} is attached as {known.ifname} in another namespace"
         raise CniError(errors.LINK_EXISTS, reason, "send DEL for it first")
     differences = await check(node, known, request)
+    if node.ledger.state(known.key) is not State.READY:
+        differences.append("a DEL of it has begun")
     if differences:
         raise CniError(errors.LINK_EXISTS, "it is attached already, but not whole: send DEL first", differences[0])
     uplink = await node.uplinks.get(request.config.master)
-    return known, Wired(known.mac, request.config.mtu or uplink.mtu)
+    return _plan(node, known, uplink, request), Wired(known.mac, request.config.mtu or uplink.mtu)
 
 
 async def check(node: Node, attachment: Attachment, request: Request) -> list[str]:
@@ -133,13 +135,9 @@ async def _pod(node: Node, request: Request) -> Pod | None:
     return pod
 
 
-def _result(attachment: Attachment, wired: Wired, request: Request) -> result.Result:
+def _result(plan: PodWiring, wired: Wired, request: Request) -> result.Result:
     return result.Result(
-        interfaces=(result.Interface(attachment.ifname, wired.mac, request.netns_path, wired.mtu),),
-        ips=tuple(result.IPConfig(lease.address, lease.gateway) for lease in attachment.leases),
-        routes=tuple(
-            result.Route("::/0" if lease.family == 6 else "0.0.0.0/0", lease.gateway)
-            for lease in attachment.leases
-            if lease.gateway and request.config.default_route
-        ),
+        interfaces=(result.Interface(plan.ifname, wired.mac, request.netns_path, wired.mtu),),
+        ips=tuple(result.IPConfig(item.address, item.gateway) for item in plan.addresses),
+        routes=tuple(result.Route(destination, gateway) for destination, gateway in routes_of(plan)),
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from allocator.attachments import Attachment, AttachmentKey, Facts
 from allocator.selection import Want
-from cluster.resources import Pod, SpiderIPPool
+from cluster.resources import Pod
 from cni import errors
 from cni.errors import CniError
 from cni.request import NetworkConfig, Request
@@ -92,10 +90,9 @@ def wiring_of(
     attachment: Attachment,
     uplink: Uplink,
     node_addresses: tuple[str, ...],
-    pools: Iterable[SpiderIPPool],
     config: NetworkConfig,
 ) -> PodWiring:
-    """The wiring of an attachment whose addresses are known; `pools` are those of its leases (for their routes)."""
+    """The wiring of an attachment whose addresses are known."""
     return PodWiring(
         kind=attachment.link_kind,
         mode=config.mode,
@@ -104,7 +101,7 @@ def wiring_of(
         ifname=attachment.ifname,
         ifindex=attachment.ifindex,
         addresses=tuple(PodAddress(lease.address, lease.gateway) for lease in attachment.leases),
-        routes=tuple((route.dst, route.gw) for pool in pools for route in pool.spec.routes),
+        routes=attachment.routes,
         default_route=config.default_route,
         node_addresses=node_addresses,
         container_id=attachment.container_id,

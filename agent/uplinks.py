@@ -47,6 +47,10 @@ class UplinkCache:
                 await self._prepare(name)
             return self._known[name]
 
+    def forget(self, name: str) -> None:
+        """It turned out to be gone or unusable: whoever asks next makes it ready again, or is told what is wrong."""
+        self._known.pop(name, None)
+
     def last_known(self, name: str) -> Uplink:
         """The uplink as far as it is known; one of ifindex 0 when it is not (a DEL needs no more)."""
         return self._known.get(name) or Uplink(0, name, "00:00:00:00:00:00", 0, ())

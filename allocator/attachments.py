@@ -62,7 +62,8 @@ class Attachment(Struct, frozen=True, array_like=True):
     """One interface of one sandbox. The journal holds these by position: append fields with a default, never reorder.
 
     `netns_dev` and `netns_ino` identify the sandbox's namespace (a path can be reused); `ifindex` is the slave's,
-    chosen by us and unique on the node; `mac` is "" until it is known (macvlan: after the link exists).
+    chosen by us and unique on the node; `mac` is "" until it is known (macvlan: after the link exists);
+    `routes` are (destination, gateway) of its pools at the time of the ADD.
     """
 
     network: str
@@ -79,13 +80,21 @@ class Attachment(Struct, frozen=True, array_like=True):
     ifindex: int
     mac: str
     leases: tuple[AddressLease, ...]
+    routes: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> AttachmentKey:
         return AttachmentKey(self.network, self.container_id, self.ifname)
 
     @classmethod
-    def of(cls, key: AttachmentKey, facts: Facts, ifindex: int, leases: tuple[AddressLease, ...]) -> Attachment:
+    def of(
+        cls,
+        key: AttachmentKey,
+        facts: Facts,
+        ifindex: int,
+        leases: tuple[AddressLease, ...],
+        routes: tuple[tuple[str, str], ...] = (),
+    ) -> Attachment:
         """What an ADD knew, with what the ledger chose for it."""
         return cls(
             *key,
@@ -100,6 +109,7 @@ class Attachment(Struct, frozen=True, array_like=True):
             ifindex,
             facts.mac,
             leases,
+            routes,
         )
 
 

@@ -133,7 +133,7 @@ class Ledger:
         if key in self._attachments:
             raise AttachmentExists(f"{key} is {self._states[key]} already")
         leases = self._lease_each(self._select(want).candidates, key, now)
-        attachment = Attachment.of(key, facts, self._new_ifindex(), leases)
+        attachment = Attachment.of(key, facts, self._new_ifindex(), leases, self._routes(leases))
         self._attachments[key], self._states[key] = attachment, State.TAKEN
         return Change(attachment, (Taken(self._next_seq(), attachment),))
 
@@ -165,8 +165,10 @@ class Ledger:
             self._tombstones[key.container_id] = latest
             records.append(Tombstone(self._next_seq(), key.container_id, latest))
         attachment = self._attachments.get(key)
-        if attachment is not None and self._states[key] is not State.DETACHING:
-            self._move(key, State.DETACHING)
+        if attachment is not None:
+            if self._states[key] is not State.DETACHING:
+                self._move(key, State.DETACHING)
+            # Also for a repeated DEL: the first one's record may have met a full disk.
             records.append(Detaching(self._next_seq(), key))
         return Change(attachment, tuple(records))
 
@@ -278,6 +280,11 @@ class Ledger:
                 raise self._exhausted(family, names)
             leases.append(lease)
         return tuple(leases)
+
+    def _routes(self, leases: Iterable[AddressLease]) -> tuple[tuple[str, str], ...]:
+        """The pools' routes as they are now: a later edit reaches later pods only."""
+        pools = (self._holdings.specs[lease.pool] for lease in leases)
+        return tuple((route.dst, route.gw) for pool in pools for route in pool.spec.routes)
 
     def _exhausted(self, family: int, names: Sequence[str]) -> PoolExhausted:
         advice = "add ips to one of them or a pool that this node and network may use, or delete pods"

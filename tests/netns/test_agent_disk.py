@@ -118,10 +118,6 @@ def test_a_del_that_cannot_be_written(rig: AgentRig):
     assert rig.attachments() == {"ready": 1}
 
 
-# Not strict: where the slow half is faster than the SIGKILL, its record hides the missing one.
-@pytest.mark.xfail(
-    strict=False, reason="Ledger.detaching: a repeated DEL does not repeat the record that was not written"
-)
 def test_a_repeated_del_is_remembered(rig: AgentRig):
     """The second DEL was acknowledged: an agent that is killed at once must not come back with the pod as `ready`."""
     container, _ = rig.add()

@@ -140,7 +140,6 @@ def test_routes_of_the_pool(rig: AgentRig):
     assert container.configured(prevResult=answer.body).call("CHECK").exit_code == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the result names only default routes")
 def test_routes_of_the_pool_are_in_the_result(rig: AgentRig):
     """The specification: every route that the plugin made."""
     routes = [{"dst": "10.96.0.0/12", "gw": "10.8.0.253"}, {"dst": "172.16.0.0/12", "gw": "10.8.0.252"}]

@@ -92,7 +92,6 @@ def test_an_edit_reaches_new_pods_only(rig: AgentRig, manifest: Path):
     assert again.stdout == answer.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="CHECK and a repeated ADD expect the pool's present routes, not the pod's own")
 def test_edited_routes_reach_new_pods_only(rig: AgentRig, manifest: Path):
     """The same for the pool's routes, which are no part of the lease."""
     old, answer = rig.add(ippools=POOLS)

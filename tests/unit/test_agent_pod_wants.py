@@ -6,8 +6,7 @@ import pytest
 
 from agent import pod_wants
 from allocator.attachments import AddressLease, Attachment
-from cluster.resources import ObjectMeta, Pod, SpiderIPPool
-from cluster.specs import PoolSpec, Route
+from cluster.resources import ObjectMeta, Pod
 from cni.errors import BAD_CONFIG, CniError
 from cni.request import AttachmentKey, IPPools, NetworkConfig, PodRef, Request
 from datapath.netlink import Uplink
@@ -92,6 +91,7 @@ def attachment() -> Attachment:
         ifindex=0x100000,
         mac="",
         leases=(AddressLease("pool-a", "172.31.199.190/20", "172.31.207.253"),),
+        routes=(("10.0.0.0/8", "172.31.192.1"),),
     )
 
 
@@ -102,20 +102,16 @@ def test_facts_carry_what_a_later_del_needs() -> None:
     assert (found.link_kind, found.uplink) == ("ipvlan", "eth0")
 
 
-def test_wiring_takes_routes_from_the_pools_and_the_rest_from_the_configuration() -> None:
-    pool = SpiderIPPool(
-        metadata=ObjectMeta(name="pool-a"),
-        spec=PoolSpec(subnet="172.31.192.0/20", routes=(Route("10.0.0.0/8", "172.31.192.1"),)),
-    )
+def test_wiring_takes_routes_from_the_attachment_and_the_rest_from_the_configuration() -> None:
     config = NetworkConfig(name="n", master="eth0", mode="l2", mtu=1400, default_route=False)
-    wiring = pod_wants.wiring_of(attachment(), UPLINK, ("172.31.199.183",), [pool], config)
+    wiring = pod_wants.wiring_of(attachment(), UPLINK, ("172.31.199.183",), config)
     assert wiring.addresses == (PodAddress("172.31.199.190/20", "172.31.207.253"),)
     assert wiring.routes == (("10.0.0.0/8", "172.31.192.1"),)
     assert (wiring.mode, wiring.mtu, wiring.default_route) == ("l2", 1400, False)
 
 
 def test_a_leftover_is_found_by_the_same_link_and_addresses() -> None:
-    whole = pod_wants.wiring_of(attachment(), UPLINK, (), [], NetworkConfig(name="n", master="eth0", mode="l2"))
+    whole = pod_wants.wiring_of(attachment(), UPLINK, (), NetworkConfig(name="n", master="eth0", mode="l2"))
     leftover = pod_wants.leftover_of(attachment(), UPLINK)
     for name in ("kind", "uplink", "ifname", "ifindex", "addresses", "container_id"):
         assert getattr(leftover, name) == getattr(whole, name)

@@ -102,7 +102,8 @@ def test_the_undo_of_an_add_leaves_no_tombstone() -> None:
     ledger = ledger_of()
     take(ledger, 1)
     assert ledger.detaching(key(1), None).records == (Detaching(2, key(1)),)
-    assert ledger.detaching(key(1), None).records == ()
+    # Repeated, the record is repeated too: the first may not have reached the disk.
+    assert ledger.detaching(key(1), None).records == (Detaching(3, key(1)),)
     ledger.gone(key(1), 0.0)
     take(ledger, 1)
 
