@@ -132,6 +132,11 @@ _KINDS: Final[Mapping[tuple[str, str], tuple[type[Resource], bool, tuple[str, ..
 }
 
 
+# msgspec 0.22 builds what it knows of a struct at the first use, and crashes when two threads do so at once.
+for _struct, *_ in _KINDS.values():
+    msgspec.json.Decoder(_struct)
+
+
 def is_known(raw: Mapping[str, Any]) -> bool:
     """Whether `raw` (a decoded manifest) is of a kind that Dragline reads; a DaemonSet, for example, is not."""
     return _group_kind(raw) in _KINDS
