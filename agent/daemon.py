@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agent import answers, pod_add, pod_check, pod_del, restart, threads
+from agent import answers, pod_add, pod_check, pod_del, restart, threads, uplink_up
 from agent.config import Config
 from agent.node import Node
 from agent.publish import Publisher
@@ -120,6 +120,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
     controls = {"status": partial(answers.status, node), "pools": partial(answers.pools, node)}
     server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
     _follow_pools(node)
+    node.uplinks.prepared = partial(uplink_up.restore_pods, node)
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_for_ever(body, name), name=name)

@@ -16,6 +16,7 @@ class AddGate:
 
     def __init__(self) -> None:
         self._inside = 0
+        self._closers = 0
         self._open = asyncio.Event()
         self._open.set()
         self._empty = asyncio.Event()
@@ -37,9 +38,12 @@ class AddGate:
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
         """No ADD is under way inside the block."""
+        self._closers += 1
         self._open.clear()
         try:
             await self._empty.wait()
             yield
         finally:
-            self._open.set()
+            self._closers -= 1
+            if not self._closers:
+                self._open.set()

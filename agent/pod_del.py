@@ -34,7 +34,12 @@ async def pod_del(node: Node, request: Request) -> bytes:
     Once it is journaled it will be carried out, if not at the first try.
     """
     key = pod_wants.key_of(request)
-    if key in node.reaping:
+    if key in node.reaping:  # only the tombstone is news: it may be younger than the first DEL's, or the first
+        records = node.ledger.detaching(key, request.started_ns).records
+        try:
+            await threads.run(lambda: node.journal.commit(*records))
+        except JournalError as error:
+            raise cni_error(error) from error
         return b""
     attachment, records = node.ledger.detaching(key, request.started_ns)
     netns_fd = _netns(attachment, request.netns_fd)
@@ -75,9 +80,8 @@ def start_reaping(node: Node, attachment: Attachment, netns_fd: int, *, unwired:
 
 
 async def _reap(node: Node, attachment: Attachment, netns_fd: int, unwired: bool) -> None:
-    leftover = pod_wants.leftover_of(attachment, node.uplinks.last_known(attachment.uplink))
-
     def job() -> None:
+        leftover = pod_wants.leftover_of(attachment, node.uplinks.last_known(attachment.uplink))
         if not unwired:
             unwiring.unwire(leftover, netns_fd, node.kernel)
         unwiring.reap(leftover, netns_fd, node.kernel)

@@ -1,7 +1,8 @@
 """What happens before the socket opens: the journal's word is made true in the kernel.
 
-journal -> adopt the pinned maps (untrusted) -> compare with the live namespaces -> undo what was half done -> carry out
-the DELs that the shim spooled. The socket opens last: a shim that can connect meets an agent that can answer.
+journal -> the uplinks, with what the node needs to find its running pods -> undo what was half done -> adopt the pinned
+maps (untrusted) -> carry out the DELs that the shim spooled. The socket opens last: a shim that can connect meets an
+agent that can answer.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ async def recover(node: Node) -> None:
     for attachment in half_done:
         records = node.ledger.detaching(attachment.key, None).records
         await threads.run(partial(node.journal.commit, *records))
-    to_reap = node.ledger.to_reap()
-    for attachment in to_reap:
-        start_reaping(node, attachment, open_netns(attachment))
-    live = [a for a in node.ledger.attachments() if a.key not in node.reaping]
-    for name in sorted({attachment.uplink for attachment in live}):
+    # Before the reaping: without the uplink's number the node's neighbours and routes would be left behind.
+    for name in sorted({attachment.uplink for attachment in node.ledger.attachments()}):
         try:
             await node.uplinks.get(name)
         except (NetlinkError, OSError) as error:
             log.warning("uplink %s of running pods: %s", name, error)
+    to_reap = node.ledger.to_reap()
+    for attachment in to_reap:
+        start_reaping(node, attachment, open_netns(attachment))
+    live = [a for a in node.ledger.attachments() if a.key not in node.reaping]
     await threads.run(lambda: _restore_maps(node, live))
     if live or to_reap:
         log.info("journal replayed: %d attached, %d being undone", len(live), len(to_reap))

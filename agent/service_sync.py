@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from agent import threads
 from cluster.resources import EndpointSlice, Service
-from cluster.services import Backends, Frontend, ServiceBook
+from cluster.services import Backend, Backends, Frontend, ServiceBook
 from cluster.store import Store
 from datapath.maps import Maps
 from datapath.services import Op, Programmed, apply, plan, plan_changes
@@ -33,8 +33,11 @@ class ServiceSync:
         self._changed: dict[Frontend, Backends | None] = {}
         self._news = asyncio.Event()
         self._programmed = Programmed()
+        self._kept = False
         self.synced = False
         """Whether everything the store held at the start is in the maps."""
+        self.problem = ""
+        """Why the maps are not up to date; "" while they are."""
         store.subscribe(self._heard)
 
     @property
@@ -56,12 +59,13 @@ class ServiceSync:
         for service in self._store.list(Service):
             self._book.put_service(service.key, service)
         whole = await self._write_all()
-        self.synced = True
         while True:
+            self.synced = self.synced or whole
             if whole:
                 await self._news.wait()
                 await asyncio.sleep(GATHER_S)
-                whole = await self._write_changes()
+                mended = self._kept and not self._store.problems()
+                whole = await (self._write_all() if mended else self._write_changes())
             else:
                 await asyncio.sleep(RETRY_S)
                 whole = await self._write_all()
@@ -84,6 +88,12 @@ class ServiceSync:
     async def _write_all(self) -> bool:
         self._take_changes()  # they are in the whole
         wanted, protected = self._book.frontends(), self._book.never_empty()
+        self._kept = bool(self._store.problems())
+        if self._kept:  # what cannot be read may be what an earlier agent has programmed: that stays in force
+            for frontend in self._programmed.slots:
+                if not wanted.get(Frontend(*frontend)):
+                    kept = self._programmed.backends_of(frontend)
+                    wanted[Frontend(*frontend)] = tuple(Backend(*backend) for backend in kept)
         return await self._write(lambda: plan(self._programmed, wanted, protected))
 
     async def _write_changes(self) -> bool:
@@ -107,8 +117,10 @@ class ServiceSync:
         try:
             count = await threads.run(job)
         except (OSError, ValueError) as error:
-            log.error("services: %s: the maps are not up to date; trying again", error, extra={"reason": str(error)})
+            self.problem = f"the maps are not up to date: {error}"
+            log.error("services: %s; trying again", self.problem, extra={"reason": str(error)})
             return False
+        self.problem = ""
         if count:
             ms = (time.monotonic() - begin) * 1e3
             log.info("services programmed", extra={"count": count, "ms": f"{ms:.1f}"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from agent import threads
 from datapath import linkwatch, netlink
@@ -20,15 +20,22 @@ SETTLE_S = 0.05
 log = logging.getLogger(__name__)
 
 
+async def _nothing(uplink: Uplink) -> None:
+    del uplink
+
+
 class UplinkCache:
     """Uplinks by name, and the node's own addresses. Only for the event loop's thread."""
 
     def __init__(self, kernel: Datapath) -> None:
         self._kernel = kernel
         self._known: dict[str, Uplink] = {}
+        self._last: dict[str, Uplink] = {}  # also those forgotten since: what was wired there must be found again
         self._ifindexes: set[int] = set()
         self._first: dict[str, asyncio.Lock] = {}
         self.node_addresses: tuple[str, ...] = ()
+        self.prepared: Callable[[Uplink], Awaitable[None]] = _nothing
+        """Called after an uplink was made ready, for the first time or again."""
         self.addresses_changed: Callable[[], None] = lambda: None
         """Called on the loop after the node's own addresses have changed."""
 
@@ -43,9 +50,7 @@ class UplinkCache:
         if known is not None:
             return known
         async with self._first.setdefault(name, asyncio.Lock()):
-            if name not in self._known:
-                await self._prepare(name)
-            return self._known[name]
+            return self._known.get(name) or await self._prepare(name)
 
     def forget(self, name: str) -> None:
         """It turned out to be gone or unusable: whoever asks next makes it ready again, or is told what is wrong."""
@@ -53,7 +58,7 @@ class UplinkCache:
 
     def last_known(self, name: str) -> Uplink:
         """The uplink as far as it is known; one of ifindex 0 when it is not (a DEL needs no more)."""
-        return self._known.get(name) or Uplink(0, name, "00:00:00:00:00:00", 0, ())
+        return self._last.get(name) or Uplink(0, name, "00:00:00:00:00:00", 0, ())
 
     async def run(self) -> None:
         """Follow the node's links and addresses for ever."""
@@ -66,23 +71,34 @@ class UplinkCache:
 
     async def _refresh(self) -> None:
         begin = time.monotonic()
-        for name in self.names:
+        for name in sorted(self._last):
             try:
                 await self._prepare(name)
             except (NetlinkError, OSError) as error:
                 # The next ADD prepares it again, and reports what is wrong with it.
-                del self._known[name]
+                self.forget(name)  # perhaps an ADD did meanwhile
                 log.warning("uplink %s: %s", name, error)
-        self._note(await threads.run(lambda: write_node_addresses(self._kernel)))
+        try:
+            self._note(await threads.run(lambda: write_node_addresses(self._kernel)))
+        except (NetlinkError, OSError) as error:
+            log.warning("the node's addresses: %s", error)
         log.debug("links changed", extra={"ms": f"{(time.monotonic() - begin) * 1e3:.1f}"})
 
-    async def _prepare(self, name: str) -> None:
+    async def _prepare(self, name: str) -> Uplink:
         def job() -> tuple[Uplink, tuple[str, ...]]:
-            return prepare_uplink(name, self._kernel), netlink.node_addresses()
+            found, last = prepare_uplink(name, self._kernel), self._last.get(name)
+            if last is not None and last.ifindex != found.ifindex:  # made anew: its pods are gone with the old one
+                for key in self._kernel.maps.locals():
+                    if key.uplink_ifindex == last.ifindex:
+                        self._kernel.maps.delete_local(key.address, key.uplink_ifindex)
+            return found, netlink.node_addresses()
 
-        self._known[name], addresses = await threads.run(job)
-        self._ifindexes.add(self._known[name].ifindex)
+        uplink, addresses = await threads.run(job)
+        self._known[name] = self._last[name] = uplink
+        self._ifindexes.add(uplink.ifindex)
         self._note(addresses)
+        await self.prepared(uplink)
+        return uplink
 
     def _note(self, addresses: tuple[str, ...]) -> None:
         if addresses != self.node_addresses:

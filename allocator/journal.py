@@ -107,7 +107,7 @@ class Journal:
     @property
     def due(self) -> bool:
         """Whether it has grown enough to be worth a compaction."""
-        return self._size > max(COMPACT_AT_BYTES, 4 * self._compacted_size)
+        return self._spent is not None or self._size > max(COMPACT_AT_BYTES, 4 * self._compacted_size)
 
     def commit(self, *records: AnyRecord) -> None:
         """Return when `records` are on disk, together and in this order. Raises JournalError if they are not."""

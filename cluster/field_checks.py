@@ -97,7 +97,7 @@ def _cluster_ip(field: str, text: str) -> None:
 
 
 def _network(field: str, text: str) -> IPv4Network | IPv6Network:
-    if "/" not in text:
+    if not text.rpartition("/")[2].isdecimal() or "/" not in text or "%" in text:
         raise FieldError(field, f"{text!r} is not a CIDR (address/prefix length)")
     try:
         return ip_network(text)

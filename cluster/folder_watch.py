@@ -43,8 +43,10 @@ class Changes:
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a file of that (relative) name counts; editors' temporary files do not."""
+    """Whether a file of that (relative) name counts; editors' temporary files do not, nor names that are not UTF-8."""
     path = PurePath(name)
+    if not name.isprintable():
+        return False
     return len(path.parts) <= 2 and path.suffix in _SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 

@@ -157,7 +157,7 @@ def _ports(service: Service) -> dict[Frontend, ServicePort]:
     return {
         Frontend(address, port.port, port.protocol): port
         for address in addresses
-        if "." in address  # not "", "None" or IPv6
+        if "." in address and ":" not in address  # not "", "None" or IPv6
         for port in spec.ports
         if port.protocol in _PROTOCOLS
     }

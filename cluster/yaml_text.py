@@ -90,6 +90,7 @@ def read_yaml(text: str, first_line: int) -> tuple[Any, Lines]:
                 raise YamlError(first_line, "no document")
             if "&" in text:
                 _size(node, {})
+                _check_alias_depth(node, {})
             return loader.construct_document(node), Lines(node, first_line)
         finally:
             loader.dispose()
@@ -124,6 +125,18 @@ def _check_depth(text: str, first_line: int) -> None:
                 raise YamlError(first_line + line, "bad YAML: nested too deeply")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+
+
+def _check_alias_depth(node: yaml.Node, known: dict[int, int]) -> int:
+    """The depth below `node` with every alias written out. Anchors come before their aliases: no deep recursion."""
+    if id(node) not in known:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for _, child in node.value]
+        known[id(node)] = 1 + max((_check_alias_depth(child, known) for child in children), default=0)
+        if known[id(node)] > 2 * _MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(None, None, "aliases nest too deeply", node.start_mark)
+    return known[id(node)]
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:

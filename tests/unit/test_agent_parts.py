@@ -75,6 +75,32 @@ def test_the_gate_waits_for_adds_and_holds_new_ones_back() -> None:
     assert asyncio.run(main()) == ["first in", "first out", "snapshot", "snapshot ends", "second in", "second out"]
 
 
+def test_the_gate_stays_closed_until_the_last_has_left() -> None:
+    async def main() -> list[str]:
+        gate, seen = AddGate(), []
+        first, second = asyncio.Event(), asyncio.Event()
+
+        async def hold(go: asyncio.Event) -> None:
+            async with gate.closed():
+                await go.wait()
+
+        async def add() -> None:
+            await gate.enter()
+            seen.append("in")
+            gate.leave()
+
+        tasks = [asyncio.create_task(hold(first)), asyncio.create_task(hold(second)), asyncio.create_task(add())]
+        await asyncio.sleep(0.01)
+        first.set()
+        await asyncio.sleep(0.01)
+        assert seen == []
+        second.set()
+        await asyncio.gather(*tasks)
+        return seen
+
+    assert asyncio.run(main()) == ["in"]
+
+
 def pool(name: str, node: str) -> SpiderIPPool:
     spec = PoolSpec(subnet="10.0.0.0/24", ips=("10.0.0.1-10.0.0.5",), node_name=(node,), default=True)
     return SpiderIPPool(metadata=ObjectMeta(name=name), spec=spec)
