@@ -85,7 +85,9 @@ def test_a_compaction_mends_a_spent_journal(path: Path, monkeypatch: pytest.Monk
             journal.commit(RECORDS[1])
     with pytest.raises(JournalError, match="could not be cut off"):
         journal.commit(RECORDS[1])
+    assert journal.due  # or nobody would ever mend it
     journal.compact([Snapshot(0)])
+    assert not journal.due
     journal.commit(RECORDS[2])
     journal.close()
     assert read(path) == ([Snapshot(0), RECORDS[0], RECORDS[2]], [])

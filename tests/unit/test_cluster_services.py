@@ -57,6 +57,11 @@ def test_a_service_without_endpoints_is_there_with_none() -> None:
     assert frontends([service()], [piece("a", "10.0.0.1", of="other")]) == {WEB: ()}
 
 
+def test_an_ipv4_address_inside_ipv6_is_skipped() -> None:
+    mapped = service("mapped", clusterIP="::ffff:10.96.0.9")
+    assert frontends([mapped, service()], []) == {WEB: ()}
+
+
 def test_ports_match_by_name_and_protocol() -> None:
     ports = [
         {"name": "dns", "port": 53, "protocol": "UDP"},

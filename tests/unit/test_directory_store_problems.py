@@ -49,6 +49,10 @@ BROKEN = {
         "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{f'*a{n}, ' * 9}]\n" for n in range(9)),
         "aliases make it too large",
     ),
+    "aliases that nest": (
+        "{a0: &a0 [x]" + "".join(f", a{n + 1}: &a{n + 1} [*a{n} ]" for n in range(1500)) + "}",
+        "aliases nest too deeply",
+    ),
     "an endless alias": ("a: &a [*a]", "contains itself"),
     "a wrong tag": ("a: !!int x", "does not fit its tag"),
     "an impossible name": (pool("A"), "metadata.name"),

@@ -74,6 +74,8 @@ def test_pool_without_ips_is_legal() -> None:
     ("path", "value", "field", "reason"),
     [
         ("spec.subnet", "172.31.192.0", "spec.subnet", "not a CIDR"),
+        ("spec.subnet", "172.31.192.0/255.255.240.0", "spec.subnet", "not a CIDR"),
+        ("spec.subnet", "fe80::%eth0/64", "spec.subnet", "not a CIDR"),
         ("spec.subnet", "172.31.192.1/20", "spec.subnet", "host bits"),
         ("spec.subnet", None, "spec.subnet", "required"),
         ("spec.ips", ["10.0.0.1"], "spec.ips[0]", "outside subnet"),
