@@ -15,7 +15,7 @@ from tests import guest_tier
 
 ROOT = Path(__file__).parent
 TIERS = {
-    "unit": "pure logic and small programs: no privileges",
+    "unit": "pure logic and small programs: no privileges, but for the server's socket, whose peers must be root",
     "bpf": "BPF programs run by PROG_TEST_RUN: root, bpf(2), Debian's python3-bpfcc",
     "netns": "real links of the running kernel in network namespaces: root",
     "kube": "a real kube-apiserver and etcd",
