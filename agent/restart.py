@@ -19,7 +19,7 @@ from cni import spool
 from cni.errors import CniError
 from cni.request import parse
 from datapath import wiring
-from datapath.abi import LOCAL_POD
+from datapath.abi import ADDRESS_POD
 from datapath.rtsocket import NetlinkError
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,14 @@ def _restore_maps(node: Node, live: list[Attachment]) -> None:
         maps.put_pod(attachment.ifindex, wiring.pod_entry(leftover))
         for lease in attachment.leases:
             wanted[lease.ip, leftover.uplink.ifindex] = attachment.ifindex
-            maps.put_local(lease.ip, leftover.uplink.ifindex, LOCAL_POD, attachment.ifindex)
+            maps.put_local(lease.ip, leftover.uplink.ifindex, ADDRESS_POD, attachment.ifindex)
     known = {attachment.ifindex for attachment in live}
     for ifindex in list(maps.pods()):
         if ifindex not in known:
             maps.delete_pod(ifindex)
     for key, entry in list(maps.locals().items()):
         stale = (key.address, key.uplink_ifindex) not in wanted and entry.slave_ifindex not in known
-        if entry.kind == LOCAL_POD and stale:
+        if entry.kind == ADDRESS_POD and stale:
             maps.delete_local(key.address, key.uplink_ifindex)
 
 

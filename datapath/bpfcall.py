@@ -15,7 +15,7 @@ from pathlib import Path
 ANY, NOEXIST = 0, 1
 
 _CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO, _LOOKUP_BATCH = 6, 7, 10, 15, 24
+_OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO, _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 6, 7, 10, 15, 24, 26, 27
 _BATCH = 1024
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -88,6 +88,45 @@ def delete(fd: int, key: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _write_batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> int:
+    """Write or delete `count` packed elements in one call; give how many were done, with OSError when not all."""
+    keys_buffer, values_buffer = _buffer(keys), _buffer(values or b"\0")
+    pointers = ctypes.addressof(keys_buffer), ctypes.addressof(values_buffer) if values else 0
+    attr = _buffer(_BATCH_ATTR.pack(0, 0, *pointers, count, fd, 0, 0))
+    try:
+        _bpf(command, attr)
+    except OSError as error:
+        raise BatchError(error.errno, os.strerror(error.errno or 0), _BATCH_ATTR.unpack(attr.raw)[4]) from error
+    return count
+
+
+class BatchError(OSError):
+    """A batch stopped midway: `done` elements, the first ones, were taken."""
+
+    def __init__(self, code: int | None, text: str, done: int) -> None:
+        super().__init__(code, text)
+        self.done = done
+
+
+def update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Write `count` packed elements (kernel 5.6), in order. BatchError tells how many were written before it."""
+    if count:
+        _write_batch(_UPDATE_BATCH, fd, keys, values, count)
+
+
+def delete_batch(fd: int, keys: bytes, key_size: int) -> None:
+    """Delete packed keys (kernel 5.6); one that is not there is fine."""
+    while keys:
+        try:
+            _write_batch(_DELETE_BATCH, fd, keys, b"", len(keys) // key_size)
+        except BatchError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            keys = keys[(error.done + 1) * key_size :]  # the kernel stops at a missing one
+        else:
+            return
 
 
 def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from datapath import netlink, rtnl
-from datapath.abi import LOCAL_NODE
+from datapath.abi import ADDRESS_NODE
 from datapath.kernel import Datapath
 from datapath.netlink import Uplink
 from datapath.rtsocket import NetlinkError, Step, UplinkUnusable, run
@@ -29,12 +29,12 @@ def prepare_uplink(name: str, kernel: Datapath) -> Uplink:
 
 
 def write_node_addresses(kernel: Datapath) -> tuple[str, ...]:
-    """Make the LOCAL_NODE entries equal to the addresses that the node has now; gives those."""
+    """Make the ADDRESS_NODE entries equal to the addresses that the node has now; gives those."""
     wanted = netlink.node_addresses()
     for address in wanted:
-        kernel.maps.put_local(address, 0, LOCAL_NODE, 0)
+        kernel.maps.put_local(address, 0, ADDRESS_NODE, 0)
     for key, entry in list(kernel.maps.locals().items()):
-        if entry.kind == LOCAL_NODE and (key.uplink_ifindex or key.address not in wanted):
+        if entry.kind == ADDRESS_NODE and (key.uplink_ifindex or key.address not in wanted):
             kernel.maps.delete_local(key.address, key.uplink_ifindex)
     return wanted
 

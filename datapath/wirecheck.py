@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datapath import netlink, netns, rtnl
-from datapath.abi import LOCAL_POD, POD_OWN_MAC
+from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import LocalEntry, LocalKey
 from datapath.kernel import Datapath
 from datapath.rtsocket import NetnsGone
@@ -46,7 +46,7 @@ def _maps(wiring: PodWiring, kernel: Datapath) -> Iterator[str]:
         yield f"map pods has {entry} for ifindex {wiring.ifindex}, not {wanted}"
     known = kernel.maps.locals()
     for address in bare_addresses(wiring):
-        if known.get(LocalKey(address, wiring.uplink.ifindex)) != LocalEntry(LOCAL_POD, wiring.ifindex):
+        if known.get(LocalKey(address, wiring.uplink.ifindex)) != LocalEntry(ADDRESS_POD, wiring.ifindex):
             yield f"map local_addresses does not lead {address} to ifindex {wiring.ifindex}"
 
 

@@ -12,7 +12,7 @@ import errno
 from contextlib import ExitStack
 
 from datapath import netns, rtnl, subnets, sysctl
-from datapath.abi import LOCAL_POD, POD_OWN_MAC
+from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import PodEntry
 from datapath.kernel import Datapath
 from datapath.rtsocket import LinkExists, NetlinkError, RouteSocket, Step, UplinkUnusable, run
@@ -112,4 +112,4 @@ def _write_maps(wiring: PodWiring, kernel: Datapath, undo: ExitStack) -> None:
     kernel.maps.put_pod(wiring.ifindex, pod_entry(wiring))
     for address in bare_addresses(wiring):
         undo.callback(kernel.maps.delete_local, address, wiring.uplink.ifindex)
-        kernel.maps.put_local(address, wiring.uplink.ifindex, LOCAL_POD, wiring.ifindex)
+        kernel.maps.put_local(address, wiring.uplink.ifindex, ADDRESS_POD, wiring.ifindex)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datapath import bpfcall
-from datapath.abi import LOCAL_NODE, LOCAL_POD, POD_OWN_MAC, Verdict
+from datapath.abi import ADDRESS_NODE, ADDRESS_POD, POD_OWN_MAC, Verdict
 from datapath.entries import BackendEntry, Flow, PodEntry, ServiceEntry, ServiceKey
 from datapath.loader import Programs
 from datapath.maps import Maps
@@ -80,10 +80,10 @@ class Rig:
             for key, _ in list(bpfcall.items(self.maps.fd(name), info.key_size, info.value_size)):
                 bpfcall.delete(self.maps.fd(name), key)
         self.maps.put_pod(SLAVE, IPVLAN_POD)
-        self.maps.put_local(who.POD_ONE, who.UPLINK, LOCAL_POD, SLAVE)
-        self.maps.put_local(who.SIBLING, who.UPLINK, LOCAL_POD, SIBLING_SLAVE)
-        self.maps.put_local(who.OTHER_UPLINK_POD, who.OTHER_UPLINK, LOCAL_POD, SIBLING_SLAVE + 1)
-        self.maps.put_local(who.NODE_ONE, 0, LOCAL_NODE)
+        self.maps.put_local(who.POD_ONE, who.UPLINK, ADDRESS_POD, SLAVE)
+        self.maps.put_local(who.SIBLING, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
+        self.maps.put_local(who.OTHER_UPLINK_POD, who.OTHER_UPLINK, ADDRESS_POD, SIBLING_SLAVE + 1)
+        self.maps.put_local(who.NODE_ONE, 0, ADDRESS_NODE)
 
     def service(
         self, frontend: tuple[str, int, str], backends: dict[int, tuple[str, int]], service_id: int = 1

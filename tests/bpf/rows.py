@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from scapy.layers.inet import IPOption
 
-from datapath.abi import CT_REVERSE, LOCAL_NODE, LOCAL_POD, Verdict
-from datapath.entries import Flow, ServiceEntry, ServiceKey, Translation
+from datapath.abi import CT_REVERSE, ADDRESS_NODE, ADDRESS_POD, Verdict
+from datapath.entries import ServiceEntry, ServiceKey, Translation
 from tests.bpf import rig as bench
 from tests.bpf.rig import IPVLAN_POD, OK, REDIRECT, SHOT, SLAVE, UNSPEC, Rig
 from tests.packets import (
@@ -84,8 +84,8 @@ def answer_known(rig: Rig) -> None:
 def uplink_pods(rig: Rig) -> None:
     """In the node's netns the bench's device plays the uplink."""
     for address in (SIBLING, SIBLING_V6):
-        rig.maps.put_local(address, SLAVE, LOCAL_POD, bench.SIBLING_SLAVE)
-    rig.maps.put_local(NODE_ONE, SLAVE, LOCAL_NODE)
+        rig.maps.put_local(address, SLAVE, ADDRESS_POD, bench.SIBLING_SLAVE)
+    rig.maps.put_local(NODE_ONE, SLAVE, ADDRESS_NODE)
 
 
 def foreign_port_table(rig: Rig) -> None:

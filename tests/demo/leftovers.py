@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datapath.abi import LOCAL_NODE
+from datapath.abi import ADDRESS_NODE
 from datapath.maps import Maps
 from tests.testbed.netns import nsenter, run
 
@@ -35,7 +35,7 @@ def map_entries(bpf_root: Path) -> list[str]:
     with Maps(bpf_root) as maps:
         lines = [f"pods {ifindex}: {entry}" for ifindex, entry in maps.pods().items()]
         local = maps.locals().items()
-        lines += [f"local_addresses {key}: {entry}" for key, entry in local if entry.kind != LOCAL_NODE]
+        lines += [f"local_addresses {key}: {entry}" for key, entry in local if entry.kind != ADDRESS_NODE]
         lines += [f"services4 {key}: {entry}" for key, entry in maps.services().items()]
         lines += [f"backends4 {number}: {entry}" for number, entry in maps.backends().items()]
         lines += [f"conntrack4 {key}: {entry}" for key, entry in maps.conntrack().items()]

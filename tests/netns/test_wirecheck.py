@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from datapath.abi import LOCAL_POD
+from datapath.abi import ADDRESS_POD
 from datapath.wirecheck import check
 from datapath.wiring import PodWiring, wire
 from tests.netns.node import IFINDEX, Node, ip, pod_wiring
@@ -114,7 +114,7 @@ def test_map_entries(node: Node) -> None:
     node.maps.put_pod(IFINDEX, good)
     node.maps.delete_local("fd07::20", node.uplink.ifindex)
     assert found() == [f"map local_addresses does not lead fd07::20 to ifindex {IFINDEX}"]
-    node.maps.put_local("fd07::20", node.uplink.ifindex, LOCAL_POD, IFINDEX + 1)
+    node.maps.put_local("fd07::20", node.uplink.ifindex, ADDRESS_POD, IFINDEX + 1)
     assert found() == [f"map local_addresses does not lead fd07::20 to ifindex {IFINDEX}"]
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import pytest
 
 from datapath import netlink, rtnl, rtsocket
-from datapath.abi import LOCAL_POD, POD_OWN_MAC
+from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import LocalEntry, LocalKey, PodEntry
 from datapath.netlink import AddressInUse, LinkExists, NetlinkError, NetnsGone, UplinkUnusable
 from datapath.wirecheck import check
@@ -45,8 +45,8 @@ def test_a_macvlan_pod_gets_all_that_was_asked_for(node: Node) -> None:
         IFINDEX: PodEntry(done.mac, 0, "10.7.0.20", "255.255.255.0", node.uplink.ifindex),
     }
     assert node.maps.locals() == {
-        LocalKey("10.7.0.20", node.uplink.ifindex): LocalEntry(LOCAL_POD, IFINDEX),
-        LocalKey("fd07::20", node.uplink.ifindex): LocalEntry(LOCAL_POD, IFINDEX),
+        LocalKey("10.7.0.20", node.uplink.ifindex): LocalEntry(ADDRESS_POD, IFINDEX),
+        LocalKey("fd07::20", node.uplink.ifindex): LocalEntry(ADDRESS_POD, IFINDEX),
     }
     assert node.run(lambda: check(facts, pod, node.kernel)) == []
 
