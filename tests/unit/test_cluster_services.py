@@ -45,6 +45,7 @@ def test_an_ipv4_address_inside_ipv6_is_the_ipv4_address() -> None:
 
 def test_headless_external_and_unassigned_services_have_no_frontend() -> None:
     outside = {"type": "NodePort", "externalIPs": ["192.0.2.1"], "ports": [{"port": 80, "nodePort": 30080}]}
+    outside |= {"ipFamilies": ["IPv4"]}
     for spec in ({"clusterIP": "None", "clusterIPs": ["None"]}, {"clusterIP": ""}, {"type": "ExternalName"}):
         assert offered(service(status=BALANCED, **outside | spec), piece("a", "10.0.0.1")) == {}
 
