@@ -198,6 +198,11 @@ struct socket_peer {
 	__u32 slave_ifindex; /* of the pod that has the socket */
 };
 
+/* What a program works on, since a stack has 512 bytes: nothing in it outlives a packet, nobody else reads it. */
+struct workspace {
+	__u64 room[64];
+};
+
 /*
  * What became of a packet: return code of every inner function (drops negated) and index into `counters`.
  * Append only; never renumber; a retired number stays listed. The agent shows these comments (`dragline drops`).
@@ -246,7 +251,8 @@ enum verdict {
 	DROP_FRAGMENT = 44, /* a fragment to a ClusterIP, but its first one is not known */
 	DROP_PROTOCOL = 45, /* to a ClusterIP, but neither TCP, UDP, SCTP nor an echo request */
 	DROP_MALFORMED = 46, /* headers cut short, or too many IPv6 extension headers */
-	DROP_FOREIGN_ND = 47, /* a neighbour advertisement speaks for an address that is not the pod's */
+	DROP_FOREIGN_ND = 47, /* a neighbour advertisement for another's address, or a router's message */
+	DROP_FOREIGN_PROTOCOL = 48, /* neither IP nor ARP, or with a VLAN tag: its source cannot be checked */
 };
 
 #endif
