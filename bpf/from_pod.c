@@ -21,7 +21,7 @@
 static inlined int hairpin_answer(struct __sk_buff *skb, const struct pod *pod, struct work *w)
 {
 	struct conntrack *reverse;
-	int ret;
+	struct ports ports;
 
 	fragment_ports(&w->pkt);
 	if (!(w->pkt.flags & PACKET_PORTS))
@@ -30,25 +30,10 @@ static inlined int hairpin_answer(struct __sk_buff *skb, const struct pod *pod, 
 	if (!reverse)
 		return VERDICT_PASS;
 	conntrack_touch(reverse, &w->pkt, CT_PEER_FIN, CT_ANSWERED);
-	ret = rewrite_source(skb, &w->pkt, &reverse->addr, reverse->port);
-	if (ret < 0)
-		return ret;
-	ret = rewrite_destination(skb, &w->pkt, &w->pkt.saddr, reverse->client_port);
-	if (ret < 0)
-		return ret;
-	ret = rewrite_dmac(skb, pod->mac);
-	return ret < 0 ? ret : VERDICT_HAIRPIN_ANSWER;
-}
-
-static inlined int hairpin(struct __sk_buff *skb, const struct pod *pod, const struct work *w)
-{
-	struct ip source = hairpin_ip(&w->pkt.saddr);
-	int ret = rewrite_source(skb, &w->pkt, &source, w->forward.client_port);
-
-	if (ret < 0)
-		return ret;
-	ret = rewrite_dmac(skb, pod->mac);
-	return ret < 0 ? ret : VERDICT_HAIRPIN;
+	ports = (struct ports){reverse->port, reverse->client_port};
+	if (rewrite(skb, &w->pkt, &reverse->addr, &w->pkt.saddr, ports) < 0 || rewrite_dmac(skb, pod->mac) < 0)
+		return -DROP_REWRITE;
+	return VERDICT_HAIRPIN_ANSWER;
 }
 
 /*
@@ -68,6 +53,7 @@ static inlined int direct_target(struct __sk_buff *skb, struct pod *pod, struct 
 	w->forward.port = w->pkt.dport;
 	w->forward.client_port = w->pkt.sport;
 	w->forward.flags = 0;
+	w->forward.touched = coarse_clock();
 	w->forward.last_seen_ns = 0;
 	set_answer(w);
 	reverse = conntrack_lookup(&w->answer);
@@ -83,15 +69,11 @@ static inlined int direct_target(struct __sk_buff *skb, struct pod *pod, struct 
 	return 1;
 }
 
-/* The flow's translation into w->forward, a new one if need be. 1; 0: it needs none; or a drop. */
-static inlined int translation(struct __sk_buff *skb, struct pod *pod, struct work *w, const struct service *service)
+/* A flow that is not known: to a Service, or (NULL) to an address itself. 1: w->forward says how; 0: as it is. */
+static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work *w, const struct service *service)
 {
-	int ret = 0;
+	int ret;
 
-	if (service || pod->flags & POD_DIRECT_NAT)
-		ret = conntrack_resume(w, service ? service->service_id : SERVICE_NONE);
-	if (ret > 0 || (ret < 0 && service))
-		return ret;
 	if (service) {
 		ret = service_target(w, service);
 		if (ret < 0)
@@ -103,35 +85,30 @@ static inlined int translation(struct __sk_buff *skb, struct pod *pod, struct wo
 	return ret < 0 ? ret : 1;
 }
 
+/* The packet's destination becomes the backend; a pod that is its own backend gets another source than itself. */
 static inlined int to_backend(struct __sk_buff *skb, const struct pod *pod, const struct work *w)
 {
-	int ret = rewrite_destination(skb, &w->pkt, &w->forward.addr, w->forward.port);
+	struct ports ports = {w->forward.client_port, w->forward.port};
+	int to_self = same_ip(&w->forward.addr, &w->pkt.saddr);
+	struct ip saddr = to_self ? hairpin_ip(&w->pkt.saddr) : w->pkt.saddr;
 
-	if (ret < 0)
-		return ret;
-	if (same_ip(&w->forward.addr, &w->pkt.saddr))
-		return hairpin(skb, pod, w);
-	ret = rewrite_port(skb, &w->pkt, SPORT_AT, w->pkt.sport, w->forward.client_port);
-	return ret < 0 ? ret : service_next_hop(skb, pod, &w->pkt, &w->forward.addr);
+	if (rewrite(skb, &w->pkt, &saddr, &w->forward.addr, ports) < 0)
+		return -DROP_REWRITE;
+	if (!to_self)
+		return service_next_hop(skb, pod, &w->pkt, &w->forward.addr);
+	return rewrite_dmac(skb, pod->mac) < 0 ? -DROP_REWRITE : VERDICT_HAIRPIN;
 }
 
-/* To the Service found, or (NULL) to the address itself. */
-static inlined int deliver(struct __sk_buff *skb, struct pod *pod, struct work *w, const struct address *known,
-			   const struct service *service)
+/* No Service, but the flow needs another source port than its own. */
+static inlined int to_address_by_other_port(struct __sk_buff *skb, const struct pod *pod, const struct work *w,
+				      const struct address *known)
 {
-	int ret = 0, next;
+	struct ports ports = {w->forward.client_port, w->pkt.dport};
+	int ret = direct_next_hop(skb, pod, &w->pkt, known);
 
-	if (service || (w->pkt.l4_at && w->pkt.flags & PACKET_PORTS))
-		ret = translation(skb, pod, w, service);
 	if (ret < 0)
 		return ret;
-	if (service)
-		return to_backend(skb, pod, w);
-	next = direct_next_hop(skb, pod, &w->pkt, known);
-	if (ret == 0 || next < 0)
-		return next;
-	ret = rewrite_port(skb, &w->pkt, SPORT_AT, w->pkt.sport, w->forward.client_port);
-	return ret < 0 ? ret : VERDICT_DIRECT_NAT;
+	return rewrite(skb, &w->pkt, &w->pkt.saddr, &w->pkt.daddr, ports) < 0 ? -DROP_REWRITE : VERDICT_DIRECT_NAT;
 }
 
 /* Nothing but Services is behind a ClusterIP: what no Service takes must not run to the gateway. */
@@ -155,26 +132,49 @@ static inlined int is_called(const struct address *known)
 	return known && known->flags & (ADDRESS_FRONTEND | ADDRESS_NODE | ADDRESS_NODE_PORT);
 }
 
+/* The flow's translation into w->forward, a new one if need be: 1; 0: it needs none; or a drop. */
+static inlined int translation(struct __sk_buff *skb, struct pod *pod, struct work *w, const struct address *known)
+{
+	struct service *service = NULL;
+	int called = is_called(known), ret = 0;
+
+	if (called && w->pkt.flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
+		fragment_ports(&w->pkt);
+	if (w->pkt.flags & PACKET_PORTS) {
+		if (called || pod->flags & POD_DIRECT_NAT)
+			ret = conntrack_resume(w);
+		if (ret)
+			return ret;
+		if (called)
+			service = find_service(known->flags, &w->pkt.daddr, w->pkt.dport, w->pkt.proto, &w->key);
+	}
+	if (called && !service && known->flags & ADDRESS_CLUSTER_IP)
+		return refuse(&w->pkt, known->flags);
+	if (!service && !(w->pkt.l4_at && w->pkt.flags & PACKET_PORTS))
+		return 0;
+	return new_flow(skb, pod, w, service);
+}
+
 /* From here on the source is the pod's own. */
 static inlined int route(struct __sk_buff *skb, struct pod *pod, struct work *w)
 {
 	struct address *known = address_lookup(&w->pkt.daddr);
-	struct service *service = NULL;
 	struct ip self;
+	int ret;
 
-	if (is_called(known)) {
-		if (w->pkt.flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
-			fragment_ports(&w->pkt);
-		if (w->pkt.flags & PACKET_PORTS)
-			service = find_service(known->flags, &w->pkt.daddr, w->pkt.dport, w->pkt.proto, &w->key);
-		if (!service && known->flags & ADDRESS_CLUSTER_IP)
-			return refuse(&w->pkt, known->flags);
-	} else if (!known) {
+	if (!known) {
 		self = hairpin_ip(&w->pkt.daddr);
 		if (same_ip(&w->pkt.daddr, &self))
 			return hairpin_answer(skb, pod, w);
 	}
-	return deliver(skb, pod, w, known, service);
+	ret = translation(skb, pod, w, known);
+	if (ret < 0 || ret == VERDICT_ECHO)
+		return ret;
+	if (ret == 0)
+		return direct_next_hop(skb, pod, &w->pkt, known);
+	if (w->forward.service_id == SERVICE_NONE)
+		return to_address_by_other_port(skb, pod, w, known);
+	return to_backend(skb, pod, w);
 }
 
 static inlined int leave_pod(struct __sk_buff *skb)
@@ -194,7 +194,7 @@ static inlined int leave_pod(struct __sk_buff *skb)
 	ret = parse_packet(skb, &w->pkt);
 	if (ret < 0)
 		return ret;
-	if (check_mac(skb, pod) < 0)
+	if (!same_mac(w->pkt.smac, pod->mac))
 		return -DROP_FOREIGN_MAC;
 	if (ret > 0)
 		return check_arp(skb, pod);

@@ -38,7 +38,7 @@ static inlined int leave_node(struct __sk_buff *skb)
 
 	if (skb->vlan_present)
 		return VERDICT_PASS; /* a VLAN device on the uplink, not the uplink's own network */
-	pull_headers(skb);
+	pull_headers(skb, skb->protocol == bpf_htons(ETH_IPV6) ? ETH_SIZE + IP6_SIZE : ETH_SIZE + IP4_SIZE);
 	cur = cursor_of(skb);
 	proto = parse_eth(&cur, &eth);
 	if (proto < 0 || !same_mac(eth->dmac, eth->smac) || destination(&cur, proto, &addr) < 0)

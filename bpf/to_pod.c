@@ -16,16 +16,13 @@
 static inlined int answer_to_pod(struct __sk_buff *skb, struct work *w)
 {
 	struct conntrack *reverse = answered(w);
-	int ret;
+	struct ports ports;
 
 	if (!reverse)
 		return VERDICT_PASS;
 	conntrack_touch(reverse, &w->pkt, CT_PEER_FIN, CT_ANSWERED);
-	ret = rewrite_source(skb, &w->pkt, &reverse->addr, reverse->port);
-	if (ret < 0)
-		return ret;
-	ret = rewrite_port(skb, &w->pkt, DPORT_AT, w->pkt.dport, reverse->client_port);
-	return ret < 0 ? ret : VERDICT_ANSWER;
+	ports = (struct ports){reverse->port, reverse->client_port};
+	return rewrite(skb, &w->pkt, &reverse->addr, &w->pkt.daddr, ports) < 0 ? -DROP_REWRITE : VERDICT_ANSWER;
 }
 
 static inlined int enter_pod(struct __sk_buff *skb)

@@ -15,11 +15,17 @@
 #include "lib/sockets.h"
 #include "lib/work.h"
 
-#define TOUCH_NS 1000000000
+/* jiffies >> 6: 64 to 640 ms, whatever HZ is; it wraps after an hour or more, which costs a touch or a missed one. */
+#define COARSE_SHIFT 6
 #define SOURCE_PORT_TRIES 6
 /* The kernel's default ephemeral range: servers seldom sit there. */
 #define SOURCE_PORT_FIRST 32768
 #define SOURCE_PORT_COUNT 28232
+
+static inlined __u16 coarse_clock(void)
+{
+	return bpf_jiffies64() >> COARSE_SHIFT;
+}
 
 static inlined void set_flow(struct flow *flow, const struct packet *pkt, __u8 direction)
 {
@@ -54,6 +60,7 @@ static inlined void set_reverse(struct work *w)
 	w->reverse.service_id = w->forward.service_id;
 	w->reverse.backend_id = w->forward.backend_id;
 	w->reverse.flags = 0;
+	w->reverse.touched = coarse_clock();
 	w->reverse.last_seen_ns = bpf_ktime_get_ns();
 }
 
@@ -71,10 +78,9 @@ static inlined int same_client(const struct conntrack *reverse, const struct pac
 }
 
 /* fin: whose FIN this packet would carry; seen: what else it shows. Stores only on a change: the line is shared. */
-static inlined void conntrack_touch(struct conntrack *reverse, const struct packet *pkt, __u32 fin, __u32 seen)
+static inlined void conntrack_touch(struct conntrack *reverse, const struct packet *pkt, __u16 fin, __u16 seen)
 {
-	__u64 now = bpf_ktime_get_ns();
-	__u32 flags = reverse->flags | seen;
+	__u16 flags = reverse->flags | seen, now = coarse_clock();
 
 	if (pkt->flags & PACKET_FIN)
 		flags |= fin;
@@ -82,8 +88,10 @@ static inlined void conntrack_touch(struct conntrack *reverse, const struct pack
 		flags |= CT_RESET;
 	if (flags != reverse->flags)
 		reverse->flags = flags;
-	if ((__s64)(now - reverse->last_seen_ns) > TOUCH_NS)
-		reverse->last_seen_ns = now;
+	if (now == reverse->touched)
+		return;
+	reverse->touched = now;
+	reverse->last_seen_ns = bpf_ktime_get_ns();
 }
 
 /* Delete the reverse entry under w->answer, given as `reverse`, with its forward twin. The pod is the packet's source. */
@@ -101,8 +109,9 @@ static inlined void conntrack_delete_pair(struct work *w, const struct conntrack
 }
 
 /*
- * Does the flow's backend still take this packet? Its entry says that the frontend has it. A draining one keeps its
- * connections; what could as well go elsewhere (a new connection, a datagram) does.
+ * Does the flow's backend still take this packet? That its entry is there, with its address and its frontend's id, says
+ * that the frontend is there and has it. A draining one keeps its connections; what could as well go elsewhere (a new
+ * connection, a datagram) does.
  */
 static inlined int backend_stands(const struct packet *pkt, const struct conntrack *forward)
 {
@@ -111,43 +120,62 @@ static inlined int backend_stands(const struct packet *pkt, const struct conntra
 	if (forward->service_id == SERVICE_NONE)
 		return 1;
 	backend = backend_lookup(forward->backend_id);
-	if (!backend || backend->port != forward->port || !same_ip(&backend->addr, &forward->addr))
+	if (!backend || backend->service_id != forward->service_id || backend->port != forward->port ||
+	    !same_ip(&backend->addr, &forward->addr))
 		return 0;
 	return !(backend->flags & BACKEND_DRAINING) || (is_stream(pkt) && !(pkt->flags & PACKET_OPENS));
 }
 
-/* 1: the packet belongs to a flow of this service, w->forward says where to. 0: it opens a new one. Or a drop. */
-static inlined int conntrack_resume(struct work *w, __u32 service_id)
+/* The reverse entry of a flow that stands: noted that it lives, or made again. 0: it is over, or another flow's. */
+static inlined int keep_reverse(struct work *w, struct conntrack *reverse)
 {
-	const struct packet *pkt = &w->pkt;
-	struct conntrack *entry, *reverse;
-	int mine, stands;
-
-	set_flow(&w->flow, pkt, CT_FORWARD);
-	entry = conntrack_lookup(&w->flow);
-	if (!entry)
+	if (reverse && same_client(reverse, &w->pkt)) {
+		if (w->pkt.flags & PACKET_OPENS && reverse->flags & CT_CLOSING)
+			return 0;
+		conntrack_touch(reverse, &w->pkt, CT_POD_FIN, 0);
+		return 1;
+	}
+	if (reverse || w->pkt.flags & PACKET_OPENS)
 		return 0;
-	w->forward = *entry;
+	counter_add(EVENT_REVERSE_LOST);
+	set_reverse(w);
+	return conntrack_insert(&w->answer, &w->reverse) == 0;
+}
+
+/* The flow cannot go on as it is: its pair goes, if the reverse entry is its own. */
+static inlined void conntrack_end(struct work *w, const struct conntrack *reverse)
+{
+	conntrack_delete(&w->flow);
+	if (reverse && same_client(reverse, &w->pkt))
+		conntrack_delete(&w->answer);
+}
+
+/*
+ * 1: the packet belongs to a flow, w->forward says where to (a direct flow's if its service_id is SERVICE_NONE). 0: it
+ * opens a new one. Or a drop. The forward entry has a clock of its own, so that most packets never look at the reverse.
+ */
+static inlined int conntrack_resume(struct work *w)
+{
+	struct conntrack *forward, *reverse;
+	__u16 now = coarse_clock();
+	int stands;
+
+	set_flow(&w->flow, &w->pkt, CT_FORWARD);
+	forward = conntrack_lookup(&w->flow);
+	if (!forward)
+		return 0;
+	w->forward = *forward;
+	stands = backend_stands(&w->pkt, forward);
+	if (stands && forward->touched == now && !(w->pkt.flags & (PACKET_OPENS | PACKET_FIN | PACKET_RESET)))
+		return 1;
 	set_answer(w);
 	reverse = conntrack_lookup(&w->answer);
-	mine = reverse && same_client(reverse, pkt);
-	stands = w->forward.service_id == service_id && backend_stands(pkt, &w->forward);
-	if (stands) {
-		if (mine && !(pkt->flags & PACKET_OPENS && reverse->flags & CT_CLOSING)) {
-			conntrack_touch(reverse, pkt, CT_POD_FIN, 0);
-			return 1;
-		}
-		if (!reverse && !(pkt->flags & PACKET_OPENS)) {
-			counter_add(EVENT_REVERSE_LOST);
-			set_reverse(w);
-			if (conntrack_insert(&w->answer, &w->reverse) == 0)
-				return 1;
-		}
+	if (stands && keep_reverse(w, reverse)) {
+		forward->touched = now;
+		return 1;
 	}
-	conntrack_delete(&w->flow);
-	if (mine)
-		conntrack_delete(&w->answer);
-	if (!stands && is_stream(pkt) && !(pkt->flags & PACKET_OPENS))
+	conntrack_end(w, reverse);
+	if (!stands && is_stream(&w->pkt) && !(w->pkt.flags & PACKET_OPENS))
 		return -DROP_BACKEND_REMOVED;
 	if (!stands)
 		counter_add(EVENT_FLOW_MOVED);

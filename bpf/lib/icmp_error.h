@@ -19,11 +19,6 @@
 #define INNER4_DADDR_AT 16
 #define INNER6_DADDR_AT 24
 
-struct ports {
-	__be16 sport;
-	__be16 dport;
-};
-
 static inlined int is_icmp_error(const struct packet *pkt)
 {
 	if (!pkt->l4_at)
@@ -71,16 +66,6 @@ static inlined int parse_inner(struct __sk_buff *skb, __u16 family, __u32 at, st
 	return 0;
 }
 
-static inlined __u16 csum_plus(__u16 csum, __u32 diff)
-{
-	__u64 sum = (__u64)(__u16)~csum + diff;
-
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
 /* Change a checksum of the quoted packet by `diff`; the change of the ICMP payload's sum is added to *outer. */
 static inlined int replace_inner_csum(struct __sk_buff *skb, __u32 at, __u32 diff, __u32 *outer)
 {
@@ -118,16 +103,17 @@ static inlined int rewrite_inner_ports(struct __sk_buff *skb, const struct packe
 	return store(skb, inner->l4_at, &new, sizeof(new)) ? -DROP_REWRITE : 0;
 }
 
-/* The backend itself complains: for the pod it is the VIP. A router keeps its name. */
+/* The backend itself complains: for the pod it is the VIP. A router keeps its name. ICMPv4 has no pseudo header. */
 static inlined int rewrite_error_source(struct __sk_buff *skb, const struct packet *pkt, const struct ip *vip)
 {
-	__u32 csum_at = pkt->l4_at + ICMP_CSUM_AT;
+	__u32 diff = fold32(address_diff(pkt->family, &pkt->saddr, vip));
+	struct cursor cur;
 
-	if (pkt->family == AF_INET)
-		return rewrite_address4(skb, pkt, IP4_SADDR_AT, pkt->saddr.word[3], vip->word[3]);
-	if (l4_csum_replace6(skb, csum_at, &pkt->saddr, vip, 0) < 0)
+	if (pkt->family == AF_INET6 &&
+	    l4_csum_address(skb, pkt->family, pkt->l4_at + ICMP_CSUM_AT, diff, 0) < 0)
 		return -DROP_REWRITE;
-	return store(skb, IP6_SADDR_AT, vip, sizeof(*vip)) ? -DROP_REWRITE : 0;
+	cur = cursor_of(skb);
+	return put_addresses(&cur, pkt, vip, &pkt->daddr, diff);
 }
 
 /* A verdict, or a drop. */

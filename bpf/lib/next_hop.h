@@ -47,40 +47,16 @@ static inlined int on_link(const struct pod *pod, const struct packet *pkt, cons
 		((addr->word[3] ^ pod->addr6.word[3]) & pod->mask6.word[3])) == 0;
 }
 
-static inlined void ask_fib(struct bpf_fib_lookup *fib, const struct ip *source, const struct ip *addr)
-{
-	if (fib->family == AF_INET) {
-		fib->ipv4_src = source->word[3];
-		fib->ipv4_dst = addr->word[3];
-		return;
-	}
-	__builtin_memcpy(fib->ipv6_src, source, sizeof(*source));
-	__builtin_memcpy(fib->ipv6_dst, addr, sizeof(*addr));
-}
-
-/* An on-link backend: the fib knows its MAC, or the kernel resolves it (the packet waits in the neighbour's queue). */
+/*
+ * An on-link backend: the kernel knows its MAC or resolves it (the packet waits in the neighbour's queue), and sends the
+ * packet through this hook again. Dearer than a MAC written here, yet cheaper than bpf_fib_lookup, which moreover answers
+ * only where the pod forwards (measured: perf/README.md). The next hop is given: without it kernels before 6.18 leak the
+ * skb's route.
+ */
 static inlined int on_link_next_hop(struct __sk_buff *skb, const struct packet *pkt, const struct ip *addr)
 {
-	struct bpf_fib_lookup fib = {.family = pkt->family, .ifindex = skb->ifindex};
 	struct bpf_redir_neigh next_hop = {.nh_family = pkt->family};
-	int ret;
 
-	ask_fib(&fib, &pkt->saddr, addr);
-	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), 0)) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		if (fib.ifindex != skb->ifindex)
-			break;
-		ret = rewrite_dmac(skb, fib.dmac);
-		return ret < 0 ? ret : VERDICT_SERVICE_FIB;
-	case BPF_FIB_LKUP_RET_BLACKHOLE:
-	case BPF_FIB_LKUP_RET_UNREACHABLE:
-	case BPF_FIB_LKUP_RET_PROHIBIT:
-		return -DROP_NO_ROUTE;
-	}
-	/*
-	 * No neighbour yet, or a netns that does not forward (fib_lookup refuses there). The next hop is given: without it
-	 * kernels before 6.18 leak the skb's route.
-	 */
 	if (pkt->family == AF_INET)
 		next_hop.ipv4_nh = addr->word[3];
 	else

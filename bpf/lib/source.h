@@ -20,16 +20,6 @@ static inlined int own_address(const struct pod *pod, const struct ip *addr, __u
 	return known && known->flags & ADDRESS_POD && known->slave_ifindex == ifindex;
 }
 
-static inlined int check_mac(struct __sk_buff *skb, const struct pod *pod)
-{
-	struct cursor cur = cursor_of(skb);
-	struct eth_header *eth;
-
-	if (parse_eth(&cur, &eth) < 0)
-		return -DROP_MALFORMED;
-	return same_mac(eth->smac, pod->mac) ? 0 : -DROP_FOREIGN_MAC;
-}
-
 /* Probes (sender 0.0.0.0) speak for nobody. */
 static inlined int check_arp(struct __sk_buff *skb, const struct pod *pod)
 {

@@ -17,7 +17,7 @@ struct work {
 	struct flow twin; /* forward key of another pair */
 };
 
-/* Fresh for a packet: pkt and key are zero, all else is written before it is read. */
+/* Fresh for a packet: pkt is zero, all else is written before it is read. */
 static inlined struct work *work_of(void)
 {
 	struct work *w = (struct work *)workspace_lookup();
@@ -26,7 +26,6 @@ static inlined struct work *work_of(void)
 		return NULL;
 	_Static_assert(sizeof(struct work) <= sizeof(struct workspace), "the workspace is too small");
 	__builtin_memset(&w->pkt, 0, sizeof(w->pkt));
-	__builtin_memset(&w->key, 0, sizeof(w->key));
 	return w;
 }
 
