@@ -96,7 +96,8 @@ LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("client_port", "2s"),
         ("service_id", "I"),
         ("backend_id", "I"),
-        ("flags", "I"),
+        ("flags", "H"),
+        ("touched", "H"),
         ("last_seen_ns", "Q"),
     ),
     "affinity_key": (("client", "16s"), ("service_id", "I")),
@@ -106,6 +107,7 @@ LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "refusals": (("last_ns", "Q"), ("left", "Q")),
     "flow_counters": (("opened", "Q"), ("refused", "Q")),
     "socket_key": (("cookie", "Q"), ("addr", "16s"), ("port", "2s"), ("proto", "B"), ("pad", "5s")),
+    "workspace": (("room", "512s"),),
     "socket_peer": (
         ("addr", "16s"),
         ("port", "2s"),
@@ -171,6 +173,7 @@ class Verdict(IntEnum):
     DROP_PROTOCOL = 45
     DROP_MALFORMED = 46
     DROP_FOREIGN_ND = 47
+    DROP_FOREIGN_PROTOCOL = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,5 +216,6 @@ MAPS: tuple[MapSpec, ...] = (
     _lru("socket_backends", layout("socket_key").size, layout("socket_peer").size, MAX_SOCKETS),
     _lru("socket_frontends", layout("socket_key").size, layout("socket_peer").size, MAX_SOCKETS),
     MapSpec("counters", _PERCPU_ARRAY, U32.size, U64.size, MAX_COUNTERS),
+    MapSpec("workspaces", _PERCPU_ARRAY, U32.size, layout("workspace").size, 1),
     MapSpec("calls", _PROG_ARRAY, U32.size, U32.size, MAX_CALLS),
 )

@@ -44,7 +44,8 @@ class Flow:
 class Translation:
     """Value of `conntrack`: forward names the backend, reverse the VIP; `client_port` is the other side's source port.
 
-    `last_seen_ns` (CLOCK_MONOTONIC) and `flags` (CT_*) are kept in the reverse entry only.
+    `last_seen_ns` (CLOCK_MONOTONIC) and `flags` (CT_*) are kept in the reverse entry only; `touched` is the programs'
+    own note of when they wrote last.
     """
 
     address: str
@@ -54,18 +55,20 @@ class Translation:
     backend_id: int
     last_seen_ns: int = 0
     flags: int = 0
+    touched: int = 0
 
     def encode(self) -> bytes:
         """Give the bytes of `struct conntrack`."""
         ports = pack_port(self.port), pack_port(self.client_port)
         ids = self.service_id, self.backend_id
-        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, self.flags, self.last_seen_ns)
+        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, self.flags, self.touched, self.last_seen_ns)
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
         """Read `struct conntrack`."""
-        addr, port, client_port, service_id, backend_id, flags, seen = _CONNTRACK.unpack(raw)
-        return cls(unpack_ip(addr), unpack_port(port), unpack_port(client_port), service_id, backend_id, seen, flags)
+        addr, port, client_port, service_id, backend_id, flags, touched, seen = _CONNTRACK.unpack(raw)
+        ports = unpack_port(port), unpack_port(client_port)
+        return cls(unpack_ip(addr), *ports, service_id, backend_id, seen, flags, touched)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,15 @@ ON_LINK_UNKNOWN = "10.1.0.21"  # the same, its MAC is not known yet
 BLACKHOLE = "10.1.0.66"
 FAR = "10.9.0.30"
 OTHER_UPLINK_POD = "10.2.0.5"
-SIBLING_V6 = "fd00:1::11"
 VIP, VIP_TWO = "10.96.0.10", "10.96.0.11"
+
+POD_ONE_V6 = "fd00:1::10"
+SIBLING_V6 = "fd00:1::11"
+NODE_ONE_V6 = "fd00:1::2"
+GATEWAY_V6 = "fd00:1::1"
+ON_LINK_V6 = "fd00:1::20"
+FAR_V6 = "fd00:9::30"
+VIP_V6 = "fd00:96::10"
 
 
 def tcp(

@@ -139,8 +139,9 @@ struct conntrack {
 	__be16 client_port;
 	__u32 service_id;
 	__u32 backend_id;
-	__u32 flags; /* reverse only */
-	__u64 last_seen_ns; /* reverse only; CLOCK_MONOTONIC, written at most once a second */
+	__u16 flags; /* reverse only */
+	__u16 touched; /* when last_seen_ns was written, as a coarse clock that costs nothing (see conntrack.h) */
+	__u64 last_seen_ns; /* reverse only; CLOCK_MONOTONIC, to within a second */
 };
 
 struct affinity_key {
@@ -198,6 +199,11 @@ struct socket_peer {
 	__u32 slave_ifindex; /* of the pod that has the socket */
 };
 
+/* What a program works on, since a stack has 512 bytes: nothing in it outlives a packet, nobody else reads it. */
+struct workspace {
+	__u64 room[64];
+};
+
 /*
  * What became of a packet: return code of every inner function (drops negated) and index into `counters`.
  * Append only; never renumber; a retired number stays listed. The agent shows these comments (`dragline drops`).
@@ -209,8 +215,8 @@ enum verdict {
 	VERDICT_DIRECT_OWN_MAC = 3, /* from_pod: no Service, sibling or node: own MAC */
 	VERDICT_SERVICE_OWN_MAC = 4, /* from_pod: backend is a sibling or on the node: own MAC */
 	VERDICT_SERVICE_GATEWAY = 5, /* from_pod: backend off-link: the frame keeps the gateway's MAC */
-	VERDICT_SERVICE_FIB = 6, /* from_pod: backend on-link, MAC known to the fib */
-	VERDICT_SERVICE_NEIGH = 7, /* from_pod: backend on-link, MAC to be resolved by redirect_neigh */
+	VERDICT_SERVICE_FIB = 6, /* retired: the fib is not asked any more */
+	VERDICT_SERVICE_NEIGH = 7, /* from_pod: backend on-link, the neighbour's MAC by redirect_neigh */
 	VERDICT_HAIRPIN = 8, /* from_pod: backend is the pod itself */
 	VERDICT_HAIRPIN_ANSWER = 9, /* from_pod: the pod's answer to itself */
 	VERDICT_ANSWER = 10, /* to_pod: backend's answer, the source is the VIP again */
@@ -235,7 +241,7 @@ enum verdict {
 	DROP_BACKEND_MISSING = 33, /* a slot or a backend is not in the maps (should never be seen) */
 	DROP_NO_SOURCE_PORT = 34, /* every source port tried was taken */
 	DROP_REWRITE = 35, /* a kernel helper refused a store (out of memory) */
-	DROP_NO_ROUTE = 36, /* the pod's fib says blackhole, unreachable or prohibit */
+	DROP_NO_ROUTE = 36, /* retired: the fib is not asked any more */
 	DROP_CONNTRACK = 37, /* conntrack refused an entry */
 	DROP_FOREIGN_SOURCE = 38, /* the source address is not the pod's */
 	DROP_FOREIGN_MAC = 39, /* the source MAC is not the pod's */
@@ -246,7 +252,8 @@ enum verdict {
 	DROP_FRAGMENT = 44, /* a fragment to a ClusterIP, but its first one is not known */
 	DROP_PROTOCOL = 45, /* to a ClusterIP, but neither TCP, UDP, SCTP nor an echo request */
 	DROP_MALFORMED = 46, /* headers cut short, or too many IPv6 extension headers */
-	DROP_FOREIGN_ND = 47, /* a neighbour advertisement speaks for an address that is not the pod's */
+	DROP_FOREIGN_ND = 47, /* a neighbour advertisement for another's address, or a router's message */
+	DROP_FOREIGN_PROTOCOL = 48, /* neither IP nor ARP, or with a VLAN tag: its source cannot be checked */
 };
 
 #endif

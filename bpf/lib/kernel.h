@@ -9,6 +9,7 @@
 #define TC_ACT_REDIRECT 7
 
 #define AF_INET 2
+#define AF_INET6 10
 
 /* sk->state, net/tcp_states.h */
 #define SK_TIME_WAIT 6
@@ -18,6 +19,12 @@
 #define CURRENT_NETNS ((__u64)(__s64)-1)
 
 #define inlined inline __attribute__((always_inline))
+
+/* 0, or negative. BCC's prototype of the helper takes no const. */
+static inlined long store(struct __sk_buff *skb, __u32 at, const void *from, __u32 size)
+{
+	return bpf_skb_store_bytes(skb, at, (void *)from, size, 0);
+}
 
 /* BCC declares bpf_redirect_neigh without its params argument: the helper is declared here again, by its number. */
 static long (*redirect_neigh_to)(__u32 ifindex, struct bpf_redir_neigh *next_hop, int size, __u64 flags) = (void *)152;

@@ -16,7 +16,6 @@ static inlined int finish(int ret)
 		return TC_ACT_SHOT;
 	switch (ret) {
 	case VERDICT_PASS:
-	case VERDICT_FOREIGN_SOURCE:
 	case VERDICT_DIRECT:
 	case VERDICT_SECOND_PASS:
 		return TC_ACT_UNSPEC;

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from datapath.abi import CT_FORWARD, CT_REVERSE, Verdict
-from datapath.entries import Translation
+from datapath.flows import Translation
 from tests.bpf.rig import Outcome, Rig
 from tests.packets import FAR, POD_ONE, VIP, VIP_TWO, difference
 
@@ -65,7 +65,7 @@ def half_open(rig: Rig, remote: tuple[str, int]) -> Iterator[None]:
 
 def pair(rig: Rig) -> tuple[Translation, Translation]:
     """The only forward and the only reverse entry."""
-    table = rig.maps.conntrack()
+    table = dict(rig.maps.conntrack.items())
     forward = [entry for flow, entry in table.items() if flow.direction == CT_FORWARD]
     reverse = [entry for flow, entry in table.items() if flow.direction == CT_REVERSE]
     assert (len(forward), len(reverse)) == (1, 1), table

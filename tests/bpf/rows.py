@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from scapy.layers.inet import IPOption
 
-from datapath.abi import CT_REVERSE, ADDRESS_NODE, ADDRESS_POD, Verdict
-from datapath.entries import ServiceEntry, ServiceKey, Translation
+from datapath.abi import ADDRESS_NODE, ADDRESS_POD, CT_REVERSE, Verdict
+from datapath.entries import ServiceEntry, ServiceKey
+from datapath.flows import Flow, Translation
+from datapath.table import Number
 from tests.bpf import rig as bench
 from tests.bpf.rig import IPVLAN_POD, OK, REDIRECT, SHOT, SLAVE, UNSPEC, Rig
 from tests.packets import (
@@ -73,12 +75,12 @@ def on_wire(address: str, dmac: str = GATEWAY_MAC, frame: bytes = tcp(CLIENT, WE
 
 
 def no_slot(rig: Rig) -> None:
-    rig.maps.put_service(ServiceKey(*WEB, "TCP", 0), ServiceEntry(service_id=1, count=1))
+    rig.maps.services.put(ServiceKey(*WEB, "TCP", 0), ServiceEntry(service_id=1, count=1))
 
 
 def answer_known(rig: Rig) -> None:
     flow = Flow(FAR, 8080, *CLIENT, "TCP", CT_REVERSE)
-    rig.maps.put_conntrack(flow, Translation(*WEB, CLIENT[1], 1, 7))
+    rig.maps.conntrack.put(flow, Translation(*WEB, CLIENT[1], 1, 7))
 
 
 def uplink_pods(rig: Rig) -> None:
@@ -93,7 +95,7 @@ def foreign_port_table(rig: Rig) -> None:
     web(FAR)(rig)
     for port in (CLIENT[1], *range(32768, 61000)):
         flow = Flow(FAR, 8080, POD_ONE, port, "TCP", CT_REVERSE)
-        rig.maps.put_conntrack(flow, Translation("10.96.9.9", 1, 1, 9, 9, last_seen_ns=(1 << 62)))
+        rig.maps.conntrack.put(flow, Translation("10.96.9.9", 1, 1, 9, 9, last_seen_ns=(1 << 62)))
 
 
 SYN = tcp(CLIENT, WEB)
@@ -256,7 +258,7 @@ SERVICE_ROWS = [
         V.DROP_BACKEND_MISSING,
         SHOT,
         None,
-        both(web(FAR), lambda rig: rig.maps.delete_backend(7)),
+        both(web(FAR), lambda rig: rig.maps.backends.delete(Number(7))),
     ),
     Row("no-source-port", "from_pod", SYN, V.DROP_NO_SOURCE_PORT, SHOT, None, foreign_port_table),
 ]

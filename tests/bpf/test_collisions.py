@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datapath.abi import CT_FORWARD, CT_REVERSE
-from datapath.entries import Flow, Translation
+from datapath.flows import Flow, Translation
 from tests.bpf.flow_steps import (
     BACKEND,
     CLIENT,
@@ -46,8 +46,8 @@ def test_abandoned_tuple_is_taken_over(rig: Rig) -> None:
     """Nobody used the other flow for a minute and no socket is behind it: its pair goes, the source port stays."""
     web(rig, FAR)
     other = Flow(*CLIENT, VIP_TWO, 80, "TCP", CT_FORWARD)
-    rig.maps.put_conntrack(other, Translation(*BACKEND, 40000, 2, 1))
-    rig.maps.put_conntrack(Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE), Translation(VIP_TWO, 80, 40000, 2, 1, 1))
+    rig.maps.conntrack.put(other, Translation(*BACKEND, 40000, 2, 1))
+    rig.maps.conntrack.put(Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE), Translation(VIP_TWO, 80, 40000, 2, 1, 1))
     out = sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
     assert addresses(out) == (*CLIENT, *BACKEND)
     assert pair(rig)[1].address == VIP
@@ -55,7 +55,7 @@ def test_abandoned_tuple_is_taken_over(rig: Rig) -> None:
 
 def test_idle_but_living_connection_keeps_its_tuple(rig: Rig) -> None:
     web(rig, FAR)
-    rig.maps.put_conntrack(Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE), Translation(VIP_TWO, 80, 40000, 2, 1, 1))
+    rig.maps.conntrack.put(Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE), Translation(VIP_TWO, 80, 40000, 2, 1, 1))
     with half_open(rig, (VIP_TWO, 80)):
         out = sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
     assert addresses(out)[1] != 40000
@@ -75,7 +75,7 @@ def test_direct_connection_after_the_service_flow_ended(rig: Rig) -> None:
     sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
     direct = tcp(CLIENT, BACKEND)
     same(sent(rig, direct, V.VERDICT_DIRECT, V.EVENT_STALE_PAIR), direct)
-    assert rig.maps.conntrack() == {}
+    assert dict(rig.maps.conntrack.items()) == {}
     received(rig, tcp(BACKEND, CLIENT, "SA"), V.VERDICT_PASS)
 
 
@@ -110,4 +110,4 @@ def test_direct_datagram_ends_the_service_flow(rig: Rig) -> None:
     sent(rig, udp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
     same(sent(rig, udp(CLIENT, BACKEND), V.VERDICT_DIRECT, V.EVENT_STALE_PAIR), udp(CLIENT, BACKEND))
     received(rig, udp(BACKEND, CLIENT), V.VERDICT_PASS)
-    assert rig.maps.conntrack() == {}
+    assert dict(rig.maps.conntrack.items()) == {}

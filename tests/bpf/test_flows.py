@@ -7,7 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from datapath.abi import CT_CLOSING, CT_FORWARD, CT_PEER_FIN, CT_POD_FIN, CT_RESET, CT_REVERSE
-from datapath.entries import BackendEntry, Flow
+from datapath.entries import BackendEntry
+from datapath.flows import Flow
+from datapath.table import Number
 from tests.bpf.flow_steps import (
     BACKEND,
     CLIENT,
@@ -30,7 +32,7 @@ def test_there_and_back(rig: Rig) -> None:
     web(rig, FAR)
     out = sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
     assert addresses(out) == (*CLIENT, *BACKEND)
-    assert rig.maps.conntrack().keys() == {
+    assert dict(rig.maps.conntrack.items()).keys() == {
         Flow(*CLIENT, *WEB, "TCP", CT_FORWARD),
         Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE),
     }
@@ -84,7 +86,7 @@ def test_established_tcp_outlives_its_backend_entry(rig: Rig) -> None:
     web(rig, FAR)
     sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
     web(rig, "10.9.0.99", first_id=2)
-    rig.maps.delete_backend(1)
+    rig.maps.backends.delete(Number(1))
     assert addresses(sent(rig, tcp(CLIENT, WEB, "PA"), V.VERDICT_SERVICE_GATEWAY))[2] == FAR
     assert addresses(sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY))[2] == "10.9.0.99"
     assert pair(rig)[0].backend_id == 2
@@ -95,7 +97,7 @@ def test_datagrams_leave_a_backend_that_is_gone(rig: Rig) -> None:
     sent(rig, udp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
     web(rig, "10.9.0.99", protocol="UDP", first_id=2)
     assert addresses(sent(rig, udp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY))[2] == FAR
-    rig.maps.delete_backend(1)
+    rig.maps.backends.delete(Number(1))
     assert addresses(sent(rig, udp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY))[2] == "10.9.0.99"
     rig.maps.put_backend(2, BackendEntry("10.9.0.98", 8080))  # the id means another one now
     assert addresses(sent(rig, udp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY))[2] == "10.9.0.98"
@@ -133,7 +135,7 @@ def test_closing_flow_is_left_by_a_new_connection(rig: Rig, flags: str, from_pee
 def test_half_a_pair_lost_by_the_lru_is_made_again(rig: Rig, lost: int) -> None:
     web(rig, FAR)
     sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    gone = next(flow for flow in rig.maps.conntrack() if flow.direction == lost)
+    gone = next(flow for flow in dict(rig.maps.conntrack.items()) if flow.direction == lost)
     rig.delete_conntrack(gone)
     out = sent(rig, tcp(CLIENT, WEB, "PA"), V.VERDICT_SERVICE_GATEWAY)
     assert addresses(out) == (*CLIENT, *BACKEND)

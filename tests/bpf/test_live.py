@@ -30,7 +30,7 @@ class Wire:
 
     def __init__(self, programs: Programs) -> None:
         self.pod, self.world = new_netns(), new_netns()
-        pins = programs.bpf_root / "v1/progs" / programs.build
+        pins = programs.bpf_root / "v2/progs" / programs.build
         ip(
             self.pod,
             "ip link set lo up",
@@ -161,7 +161,7 @@ def test_udp(rig: Rig, wire: Wire) -> None:
 def test_hairpin(rig: Rig, wire: Wire) -> None:
     """The pod reaches itself by its Service: macvlan, like ipvlan, brings a frame to the own MAC back."""
     rig.service((VIP, 80, "TCP"), {1: (POD_ONE, 8080)})
-    pins = rig.programs.bpf_root / "v1/progs" / rig.programs.build
+    pins = rig.programs.bpf_root / "v2/progs" / rig.programs.build
     ip(
         wire.pod,
         "ip link delete slave",

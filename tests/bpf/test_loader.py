@@ -33,7 +33,7 @@ print(json.dumps({name: [facts(b[name].Key), facts(b[name].Leaf)] for name in sy
 
 
 def builds(bpf_root: Path) -> set[str]:
-    return {folder.name for folder in (bpf_root / "v1/progs").iterdir()}
+    return {folder.name for folder in (bpf_root / "v2/progs").iterdir()}
 
 
 def test_adopts_what_is_pinned(programs: Programs) -> None:
