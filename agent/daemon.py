@@ -20,6 +20,7 @@ from pathlib import Path
 
 from agent import answers, pod_add, pod_check, pod_del, restart, threads, uplink_up
 from agent.config import Config
+from agent.conntrack_ageing import ConntrackAgeing
 from agent.node import Node
 from agent.publish import Publisher
 from agent.service_sync import ServiceSync
@@ -94,6 +95,7 @@ def _built(config: Config) -> Iterator[Node]:
         kernel = Datapath(config.bpf_root, programs, maps)
         stack.callback(kernel.close)
         store = DirectoryStore(config.store)
+        services = ServiceSync(store, maps, config.node_name)
         ledger = Ledger(config.cooldown_s)
         ledger.replay(records, time.monotonic())
         took = f"{(time.monotonic() - begin) * 1e3:.0f} ms"
@@ -105,7 +107,8 @@ def _built(config: Config) -> Iterator[Node]:
             kernel=kernel,
             uplinks=UplinkCache(kernel),
             publisher=Publisher(store, ledger, config.node_name),
-            services=ServiceSync(store, maps, config.node_name),
+            services=services,
+            ageing=ConntrackAgeing(maps, services),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
         )
 
@@ -128,6 +131,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
                 ("store", node.store.run()),
                 ("uplinks", node.uplinks.run()),
                 ("services", node.services.run()),
+                ("ageing", node.ageing.run()),
                 ("publisher", node.publisher.run()),
                 ("journal", _compact(node)),
             )

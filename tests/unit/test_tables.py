@@ -25,6 +25,7 @@ STATUS = {
     "attachments": {"ready": 2},
     "frontends": 1,
     "backends": 2,
+    "conntrack": {"entries": 40, "capacity": 131072},
     "journal": "/run/dragline/attachments.journal",
     "problems": [],
 }
