@@ -105,7 +105,7 @@ def _built(config: Config) -> Iterator[Node]:
             kernel=kernel,
             uplinks=UplinkCache(kernel),
             publisher=Publisher(store, ledger, config.node_name),
-            services=ServiceSync(store, maps),
+            services=ServiceSync(store, maps, config.node_name),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
         )
 
