@@ -9,6 +9,7 @@ from typing import Protocol
 
 from datapath.entries import LocalEntry, LocalKey, PodEntry
 from datapath.rtsocket import SocketPool
+from datapath.table import Cookie, Number, Table
 
 
 class ProgramFds(Protocol):
@@ -21,6 +22,15 @@ class ProgramFds(Protocol):
 
 class PodMaps(Protocol):
     """What is asked of `datapath.maps.Maps`; every verb may raise OSError, a delete of what is absent does not."""
+
+    @property
+    def netns_pods(self) -> Table[Cookie, Number]:
+        """Slaves by netns cookie: the pods whose sockets are balanced."""
+        ...
+
+    def forget_netns(self, ifindex: int) -> None:
+        """Remove the netns that has this slave."""
+        ...
 
     def put_pod(self, ifindex: int, entry: PodEntry) -> None:
         """Create or overwrite a pod's entry."""

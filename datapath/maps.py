@@ -153,6 +153,12 @@ class Maps:
             elif after != before:
                 self._addresses.put(key, after)
 
+    def forget_netns(self, ifindex: int) -> None:
+        """Forget the netns that has this slave: its sockets are nobody's."""
+        for cookie, slave in list(self.netns_pods.items()):
+            if slave.number == ifindex:
+                self.netns_pods.delete(cookie)
+
     def forget(self, addresses: set[str]) -> int:
         """Delete every conntrack entry with one of `addresses` as source, destination or backend; give the count."""
         wanted = {pack_ip(address) for address in addresses}

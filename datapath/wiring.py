@@ -16,6 +16,7 @@ from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import PodEntry
 from datapath.kernel import Datapath
 from datapath.rtsocket import LinkExists, NetlinkError, RouteSocket, Step, UplinkUnusable, run
+from datapath.table import Cookie, Number
 from datapath.wireplan import (
     HOLD_EGRESS,
     HOLD_INGRESS,
@@ -110,6 +111,10 @@ def _create_error(error: NetlinkError, pod: RouteSocket, spec: rtnl.LinkSpec) ->
 def _write_maps(wiring: PodWiring, kernel: Datapath, undo: ExitStack) -> None:
     undo.callback(kernel.maps.delete_pod, wiring.ifindex)
     kernel.maps.put_pod(wiring.ifindex, pod_entry(wiring))
+    cookie = netns.cookie()
+    if cookie is not None:
+        undo.callback(kernel.maps.forget_netns, wiring.ifindex)
+        kernel.maps.netns_pods.add(Cookie(cookie), Number(wiring.ifindex))  # a netns's first slave speaks for it
     for address in bare_addresses(wiring):
         undo.callback(kernel.maps.delete_local, address, wiring.uplink.ifindex)
         kernel.maps.put_local(address, wiring.uplink.ifindex, ADDRESS_POD, wiring.ifindex)
