@@ -51,7 +51,7 @@ def check() -> Path:
 
 
 def attach(programs: ProgramFds, cgroup: Path, bpf_root: Path) -> None:
-    """Attach the socket programs, or put them into the links that are pinned. Raises SocketLbUnavailable, all undone."""
+    """Attach the programs, or put them into the links pinned already. All or none: raises SocketLbUnavailable."""
     folder = _folder(bpf_root)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

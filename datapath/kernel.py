@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from datapath.entries import LocalEntry, LocalKey, PodEntry
+from datapath.flows import SocketKey, SocketPeer
 from datapath.rtsocket import SocketPool
 from datapath.table import Cookie, Number, Table
 
@@ -26,6 +27,14 @@ class PodMaps(Protocol):
     @property
     def netns_pods(self) -> Table[Cookie, Number]:
         """Slaves by netns cookie: the pods whose sockets are balanced."""
+        ...
+
+    def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
+        """Entries of `socket_frontends` with these backends."""
+        ...
+
+    def forget_socket(self, key: SocketKey) -> object:
+        """Remove an entry of `socket_frontends`."""
         ...
 
     def forget_netns(self, ifindex: int) -> None:

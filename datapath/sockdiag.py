@@ -28,7 +28,7 @@ _ERRNO = Struct("=i")
 _NOBODY = bytes(48)
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
-# States (net/tcp_states.h) in which a socket has a peer: not TIME_WAIT (no socket any more), CLOSE, LISTEN, NEW_SYN_RECV.
+# States of a socket that has a peer (net/tcp_states.h): not TIME_WAIT (no socket any more), CLOSE, LISTEN.
 _ESTABLISHED = 1
 _WITH_PEER = sum(1 << state for state in (_ESTABLISHED, 2, 3, 4, 5, 8, 9, 11))
 

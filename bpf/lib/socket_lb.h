@@ -17,7 +17,7 @@ static inlined struct service *named_service(const struct socket_key *named, str
 }
 
 /* A backend for a new flow of the pod on `slave`, which counts as the pod's address does in from_pod. 1, or 0: none. */
-static inlined int choose_peer(const struct service_key *key, const struct service *service, __u32 slave,
+static inlined int choose_peer(struct service_key *key, const struct service *service, __u32 slave,
 			       struct socket_peer *peer)
 {
 	struct pod *pod = pod_lookup(slave);
