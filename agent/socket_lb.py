@@ -109,7 +109,7 @@ def _cookie(attachment: Attachment) -> int | None:
 
 
 def backends_gone(node: Node, gone: Sequence[GoneBackend]) -> None:
-    """Close the sockets connected to these backends, in the background; the maps must say already that they are gone."""
+    """Close the sockets connected to these backends, in the background; the maps must say so already."""
     ids = {
         (one.backend_id, protocol)
         for one in gone

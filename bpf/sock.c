@@ -26,6 +26,11 @@ static inlined __u32 pod_socket(struct bpf_sock_addr *ctx, struct socket_key *ke
 	return *slave;
 }
 
+static inlined int is_connected(struct bpf_sock_addr *ctx)
+{
+	return ctx->sk && ctx->sk->state == SK_ESTABLISHED;
+}
+
 static inlined struct ip name6(struct bpf_sock_addr *ctx)
 {
 	struct ip ip = {.word = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
@@ -106,7 +111,7 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 	__u32 slave = pod_socket(ctx, &named);
 	struct socket_peer peer = {};
 
-	if (slave && send_peer(&named, slave, &peer))
+	if (slave && send_peer(&named, slave, is_connected(ctx), &peer))
 		rename4(ctx, &peer);
 	return SOCKET_GO_ON;
 }
@@ -117,7 +122,7 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	__u32 slave = pod_socket(ctx, &named);
 	struct socket_peer peer = {};
 
-	if (slave && send_peer(&named, slave, &peer))
+	if (slave && send_peer(&named, slave, is_connected(ctx), &peer))
 		rename6(ctx, &peer);
 	return SOCKET_GO_ON;
 }

@@ -86,15 +86,20 @@ static inlined int connect_peer(const struct socket_key *named, __u32 slave, str
 	return 1;
 }
 
-/* sendmsg() with a destination: as connect_peer, but the socket stays with a backend for as long as there is one. */
-static inlined int send_peer(const struct socket_key *named, __u32 slave, struct socket_peer *peer)
+/*
+ * sendmsg() with a destination: as connect_peer, but the socket stays with its backend while that takes new flows. On a
+ * `connected` socket a destination without a Service proves nothing: when its peer is an IPv4-mapped one, the kernel
+ * names that peer, a backend, at every plain send().
+ */
+static inlined int send_peer(const struct socket_key *named, __u32 slave, int connected, struct socket_peer *peer)
 {
 	struct service_key key = {};
 	struct service *service = named_service(named, &key);
 	struct socket_peer *had;
 
 	if (!service) {
-		forget_frontend(named);
+		if (!connected)
+			forget_frontend(named);
 		return 0;
 	}
 	had = socket_backend_lookup(named);
