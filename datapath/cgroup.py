@@ -8,6 +8,7 @@ the ABI version, so that a new version takes over the links of the old one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -107,7 +108,9 @@ def _detach(pin: Path) -> None:
     link = bpfcall.obj_get(pin)
     pin.unlink()
     try:
-        if bpfcall.link_info(link) is not None:
-            bpfcall.link_detach(link)
+        bpfcall.link_detach(link)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # no link at all
+            raise
     finally:
         os.close(link)
