@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agent import answers, pod_add, pod_check, pod_del, restart, threads, uplink_up
+from agent import answers, pod_add, pod_check, pod_del, restart, socket_lb, threads, uplink_up
 from agent.config import Config
 from agent.node import Node
 from agent.publish import Publisher
@@ -85,8 +85,10 @@ def _built(config: Config) -> Iterator[Node]:
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             journal, records = Journal.open(config.journal, boot_id)
             stack.callback(journal.close)
-            programs = stack.enter_context(load(config.bpf_root))
+            balancing = socket_lb.wanted(config)
+            programs = stack.enter_context(load(config.bpf_root, specs=balancing.programs))
             maps = stack.enter_context(Maps(config.bpf_root))
+            balancing = socket_lb.switch(balancing, programs, config.bpf_root)
         except (JournalError, BpfLoadError, OSError) as error:
             raise StartError(str(error)) from error
         for problem in journal.problems:
@@ -107,6 +109,7 @@ def _built(config: Config) -> Iterator[Node]:
             publisher=Publisher(store, ledger, config.node_name),
             services=ServiceSync(store, maps, config.node_name),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
+            socket_lb=str(balancing),
         )
 
 
