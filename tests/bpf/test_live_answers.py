@@ -17,7 +17,7 @@ from datapath.table import Number
 from tests.bpf.rig import Rig
 from tests.bpf.test_live import Wire, counted
 from tests.netns.node import inside, ip, new_netns
-from tests.packets import FAR, FAR_V6, GATEWAY, GATEWAY_MAC, GATEWAY_V6, POD_ONE, POD_ONE_V6, VIP, VIP_V6
+from tests.packets import FAR, FAR_V6, GATEWAY_MAC, GATEWAY_V6, POD_ONE, POD_ONE_V6, VIP, VIP_V6
 
 V = Verdict
 VIPS, FARS, PODS = {4: VIP, 6: VIP_V6}, {4: FAR, 6: FAR_V6}, {4: POD_ONE, 6: POD_ONE_V6}
@@ -125,7 +125,7 @@ def test_ping(rig: Rig, wire: Wire, family: int) -> None:
 
 @families
 def test_path_mtu_is_learned_through_the_cluster_ip(rig: Rig, wire: Wire, family: int) -> None:
-    """A router on the way cannot pass large packets: its error arrives at the pod's socket, and the transfer ends well."""
+    """A router on the way cannot pass large packets: its error reaches the pod's socket, the transfer ends well."""
     rig.service((VIPS[family], 80, "TCP"), {1: ("10.77.0.2" if family == 4 else "fd77::2", 8080)})
     server_netns = behind_a_narrow_link(wire)
     size = 1_000_000
@@ -159,7 +159,7 @@ def test_path_mtu_is_learned_through_the_cluster_ip(rig: Rig, wire: Wire, family
 
 
 def behind_a_narrow_link(wire: Wire) -> int:
-    """A netns behind the world, which is a router now, over a link that takes 1300 bytes one way; its own MTU is 1500."""
+    """A netns behind the world, a router now, over a link that takes 1300 bytes one way; its own MTU is 1500."""
     made = new_netns()
     ip(wire.world, f"ip link add narrow mtu 1300 type veth peer name far netns /proc/{os.getpid()}/fd/{made}")
     ip(
