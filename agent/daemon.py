@@ -18,7 +18,19 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agent import answers, pod_add, pod_check, pod_del, restart, threads, uplink_up
+from agent import (
+    answers,
+    flow_answers,
+    pod_add,
+    pod_check,
+    pod_del,
+    restart,
+    service_answers,
+    socket_lb,
+    threads,
+    trace_answers,
+    uplink_up,
+)
 from agent.config import Config
 from agent.conntrack_ageing import ConntrackAgeing
 from agent.node import Node
@@ -41,6 +53,15 @@ SYNC_WAIT_S = 5.0
 """How long the socket waits for the first read of the store; DELs need no store, so not for ever."""
 COMPACT_CHECK_S = 5.0
 REAP_WAIT_S = 5.0
+
+CONTROLS = {
+    "status": answers.status,
+    "pools": answers.pools,
+    "services": service_answers.services,
+    "conntrack": flow_answers.conntrack,
+    "drops": flow_answers.drops,
+    "trace": trace_answers.trace_answer,
+}
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +107,10 @@ def _built(config: Config) -> Iterator[Node]:
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             journal, records = Journal.open(config.journal, boot_id)
             stack.callback(journal.close)
-            programs = stack.enter_context(load(config.bpf_root))
+            balancing = socket_lb.wanted(config)
+            programs = stack.enter_context(load(config.bpf_root, specs=balancing.programs))
             maps = stack.enter_context(Maps(config.bpf_root))
+            balancing = socket_lb.switch(balancing, programs, config.bpf_root)
         except (JournalError, BpfLoadError, OSError) as error:
             raise StartError(str(error)) from error
         for problem in journal.problems:
@@ -105,11 +128,13 @@ def _built(config: Config) -> Iterator[Node]:
             ledger=ledger,
             journal=journal,
             kernel=kernel,
+            maps=maps,
             uplinks=UplinkCache(kernel),
             publisher=Publisher(store, ledger, config.node_name),
             services=services,
             ageing=ConntrackAgeing(maps, services),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
+            socket_lb=str(balancing),
         )
 
 
@@ -120,7 +145,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
         "CHECK": partial(pod_check.pod_check, node),
         "STATUS": partial(pod_check.node_status, node),
     }
-    controls = {"status": partial(answers.status, node), "pools": partial(answers.pools, node)}
+    controls = {verb: partial(answer, node) for verb, answer in CONTROLS.items()}
     server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
     _follow_pools(node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)

@@ -16,30 +16,36 @@ from allocator.journal import Journal
 from allocator.ledger import Ledger
 from cluster.store import Store
 from datapath.kernel import Datapath
+from datapath.maps import Maps
 
 VERSION = "0.1.0"
 
 
 @dataclass(slots=True)
 class Node:
-    """Everything belongs to the event loop's thread, but for `journal` and `kernel`, which worker threads use."""
+    """Everything belongs to the event loop's thread, but `journal`, `kernel` and `maps`, which worker threads use."""
 
     config: Config
     store: Store
     ledger: Ledger
     journal: Journal
     kernel: Datapath
+    maps: Maps
     uplinks: UplinkCache
     publisher: Publisher
     services: ServiceSync
     ageing: ConntrackAgeing
     programs: str
     """How the programs came into the kernel, for `dragline status`."""
+    socket_lb: str
+    """Whether sockets are balanced, or why not, for `dragline status`."""
     pool_problems: list[tuple[str, str]] = field(default_factory=list)
     """(pool, why) of pools whose last edit cannot be used."""
     gate: AddGate = field(default_factory=AddGate)
     reaping: dict[AttachmentKey, asyncio.Task[None]] = field(default_factory=dict)
     """The slow half of DELs that are answered already."""
+    closing: set[asyncio.Task[None]] = field(default_factory=set)
+    """Sockets of backends that are gone are being closed."""
 
     def not_ready(self) -> list[str]:
         """Why ADD cannot be served now; empty when it can."""
