@@ -7,7 +7,9 @@ each other is in bpf/lib/conntrack.h.
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
+from collections.abc import Mapping
 from socket import IPPROTO_SCTP, IPPROTO_TCP
 from typing import Final, NamedTuple
 
@@ -19,6 +21,7 @@ from datapath.abi import (
     CT_PEER_FIN,
     CT_POD_FIN,
     CT_RESET,
+    CT_TO_SELF,
     HAIRPIN_ADDRESS,
     HAIRPIN_ADDRESS6,
     layout,
@@ -38,14 +41,16 @@ FUTURE_NS: Final = 60 * SECOND_NS
 _STREAMS: Final = frozenset({IPPROTO_TCP, IPPROTO_SCTP})
 _FLAGS: Final = CT_CLOSING | CT_ANSWERED
 _BOTH_FINS: Final = CT_POD_FIN | CT_PEER_FIN
-_HAIRPINS: Final = frozenset({pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)})
+_HAIRPIN, _HAIRPIN6 = pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)
+_V4_MAPPED = _HAIRPIN[:12]
 _KEY_SIZE, _VALUE_SIZE = layout("flow").size, layout("conntrack").size
 _KIND = columns("flow", "proto", "direction")
 _STATE = columns("conntrack", "backend_id", "flags", "last_seen_ns")
-_IDENTITY_SIZE = 20  # of a value: addr, port and client_port say which twin it has
+_FLAGS_AT: Final = struct.calcsize("=16s2s2sII")  # in a value; all CT_* are in the low byte
 
 Pair = bytes
-"""What a forward entry and its reverse entry both know: the forward key, the backend, the source port on the wire."""
+"""What both halves of a pair know: the client on the wire, the VIP, both ports, the protocol, the backend with
+its port, the source port on the wire. A pod that calls itself by another address of its own is not told by it."""
 
 
 class Met(NamedTuple):
@@ -56,14 +61,15 @@ class Met(NamedTuple):
 
 
 class Orphans(NamedTuple):
-    """Pairs of which only one half is there."""
+    """Pairs of which only one half is there; `callers` are the addresses of pods that call themselves."""
 
     forwards: frozenset[Pair] = frozenset()
     reverses: frozenset[Pair] = frozenset()
+    callers: Mapping[Pair, bytes] = {}
 
     def also_in(self, earlier: Orphans) -> Orphans:
         """Those that were orphans before, too."""
-        return Orphans(self.forwards & earlier.forwards, self.reverses & earlier.reverses)
+        return Orphans(self.forwards & earlier.forwards, self.reverses & earlier.reverses, self.callers)
 
 
 def idle_limit_ns(protocol: int, flags: int) -> int:
@@ -78,32 +84,33 @@ def idle_limit_ns(protocol: int, flags: int) -> int:
 
 
 def forward_key(key: bytes, value: bytes) -> bytes:
-    """The key of a reverse entry's twin; the client of a flow to itself is its backend."""
-    client = key[:16] if key[16:32] in _HAIRPINS else key[16:32]
-    return b"".join((client, value[:16], value[18:20], value[16:18], key[36:37], b"\0\0\0"))
+    """The key of a reverse entry's twin; a pod that calls itself is taken to do so from the address it calls."""
+    return keys_of(pair_of_reverse(key, value), {})[0]
 
 
 def reverse_key(key: bytes, value: bytes) -> bytes:
     """The key of a forward entry's twin."""
-    client, backend = key[:16], value[:16]
-    if client == backend:
-        client = pack_ip(HAIRPIN_ADDRESS if client[:12] == pack_ip(HAIRPIN_ADDRESS)[:12] else HAIRPIN_ADDRESS6)
-    return b"".join((backend, client, value[16:20], key[36:37], b"\1\0\0"))
+    return keys_of(pair_of_forward(key, value), {})[1]
 
 
 def pair_of_reverse(key: bytes, value: bytes) -> Pair:
     """The pair that a reverse entry is half of."""
-    return b"".join((forward_key(key, value), key[:16], key[32:36]))
+    return b"".join((key[16:32], value[:16], value[18:20], value[16:18], key[36:37], key[:16], key[32:36]))
 
 
 def pair_of_forward(key: bytes, value: bytes) -> Pair:
     """The pair that a forward entry is half of."""
-    return key + value[:_IDENTITY_SIZE]
+    if not value[_FLAGS_AT] & CT_TO_SELF:
+        return key[:37] + value[:20]
+    return (_HAIRPIN if key.startswith(_V4_MAPPED) else _HAIRPIN6) + key[16:37] + value[:20]
 
 
-def keys_of(pair: Pair) -> tuple[bytes, bytes]:
+def keys_of(pair: Pair, callers: Mapping[Pair, bytes]) -> tuple[bytes, bytes]:
     """The keys of both halves, forward first."""
-    return pair[:_KEY_SIZE], reverse_key(pair[:_KEY_SIZE], pair[_KEY_SIZE:])
+    client, backend = pair[:16], pair[37:53]
+    if client in (_HAIRPIN, _HAIRPIN6):
+        client = callers.get(pair, backend)
+    return client + pair[16:37] + b"\0\0\0", backend + pair[:16] + pair[53:57] + pair[36:37] + b"\1\0\0"
 
 
 class Walk:
@@ -117,6 +124,8 @@ class Walk:
         """Reverse entries that were silent for too long."""
         self._forwards: set[Pair] = set()
         self._reverses: set[Pair] = set()
+        self.callers: dict[Pair, bytes] = {}
+        """The addresses of pods that call themselves."""
         self._future = now_ns + FUTURE_NS
         self._oldest = {
             protocol: [now_ns - idle_limit_ns(protocol, flags) for flags in range(_FLAGS + 1)]
@@ -133,7 +142,10 @@ class Walk:
         for ((protocol, direction), (backend_id, flags, seen)), (key, value) in zip(rows, packed, strict=True):
             if direction == CT_FORWARD:
                 backends.append(backend_id)
-                self._forwards.add(key + value[:_IDENTITY_SIZE])
+                pair = pair_of_forward(key, value)
+                self._forwards.add(pair)
+                if flags & CT_TO_SELF:
+                    self.callers[pair] = key[:16]
                 continue
             self._reverses.add(pair_of_reverse(key, value))
             oldest = self._oldest.get(protocol, datagrams)[flags & _FLAGS]
@@ -143,4 +155,5 @@ class Walk:
 
     def orphans(self) -> Orphans:
         """Entries without their twin; those in the making among them."""
-        return Orphans(frozenset(self._forwards - self._reverses), frozenset(self._reverses - self._forwards))
+        forwards, reverses = self._forwards - self._reverses, self._reverses - self._forwards
+        return Orphans(frozenset(forwards), frozenset(reverses), self.callers)

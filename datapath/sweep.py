@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from datapath import bpfcall
 from datapath.abi import U32
-from datapath.ageing import Met, Orphans, Pair, Walk, forward_key, keys_of, pair_of_forward, pair_of_reverse
+from datapath.ageing import Met, Orphans, Pair, Walk, keys_of, pair_of_forward, pair_of_reverse
 from datapath.columns import columns
 from datapath.maps import Maps
 
@@ -50,21 +50,24 @@ def sweep_flows(maps: Maps, now_ns: int, earlier: Orphans) -> Swept:
     for keys, values in maps.conntrack.batches():
         walk.take(keys, values)
     table = FlowTable(maps)
-    expired = sum(_end(table, met) for met in walk.expired)
+    expired = sum(_end(table, met, walk.callers) for met in walk.expired)
     orphans = walk.orphans()
     old = orphans.also_in(earlier)
-    orphaned = sum(_end_forward(table, pair) for pair in old.forwards)
-    orphaned += sum(_end_reverse(table, pair) for pair in old.reverses)
+    orphaned = sum(_end_forward(table, pair, old.callers) for pair in old.forwards)
+    orphaned += sum(_end_reverse(table, pair, old.callers) for pair in old.reverses)
     return Swept(walk.entries, walk.flows, expired, orphaned, orphans)
 
 
-def _end(table: FlowTable, met: Met) -> bool:
+Callers = Mapping[Pair, bytes]
+
+
+def _end(table: FlowTable, met: Met, callers: Callers) -> bool:
     """Delete a silent reverse entry and its twin, the twin first: a packet between the two opens a flow anew."""
     if table.get(met.key) != met.value:
         return False
-    twin = forward_key(*met)
-    forward = table.get(twin)
-    if forward is not None and pair_of_forward(twin, forward) == pair_of_reverse(*met):
+    pair = pair_of_reverse(*met)
+    twin, _ = keys_of(pair, callers)
+    if _has_forward(table, pair, twin):
         table.delete(twin)
         if table.get(met.key) != met.value:  # that new flow has taken the entry over
             return False
@@ -72,26 +75,30 @@ def _end(table: FlowTable, met: Met) -> bool:
     return True
 
 
-def _end_forward(table: FlowTable, pair: Pair) -> bool:
-    key, answer = keys_of(pair)
-    value, reverse = table.get(key), table.get(answer)
-    if value is None or pair_of_forward(key, value) != pair:
-        return False
-    if reverse is not None and pair_of_reverse(answer, reverse) == pair:
+def _end_forward(table: FlowTable, pair: Pair, callers: Callers) -> bool:
+    key, answer = keys_of(pair, callers)
+    if not _has_forward(table, pair, key) or _has_reverse(table, pair, answer):
         return False
     table.delete(key)
     return True
 
 
-def _end_reverse(table: FlowTable, pair: Pair) -> bool:
-    key, answer = keys_of(pair)
-    value, reverse = table.get(key), table.get(answer)
-    if reverse is None or pair_of_reverse(answer, reverse) != pair:
-        return False
-    if value is not None and pair_of_forward(key, value) == pair:
+def _end_reverse(table: FlowTable, pair: Pair, callers: Callers) -> bool:
+    key, answer = keys_of(pair, callers)
+    if _has_forward(table, pair, key) or not _has_reverse(table, pair, answer):
         return False
     table.delete(answer)
     return True
+
+
+def _has_forward(table: FlowTable, pair: Pair, key: bytes) -> bool:
+    value = table.get(key)
+    return value is not None and pair_of_forward(key, value) == pair
+
+
+def _has_reverse(table: FlowTable, pair: Pair, key: bytes) -> bool:
+    value = table.get(key)
+    return value is not None and pair_of_reverse(key, value) == pair
 
 
 Stale = frozenset[tuple[bytes, bytes]]

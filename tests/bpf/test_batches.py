@@ -13,7 +13,6 @@ from datapath.abi import U32, MapSpec
 from datapath.bpfcall import BatchError
 from datapath.table import Number, Table
 
-
 NO_FD = 2**20
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from datapath import bpfcall
-from datapath.abi import CT_ANSWERED, MAPS
+from datapath.abi import CT_ANSWERED, CT_TO_SELF, HAIRPIN_ADDRESS, MAPS
 from datapath.ageing import SECOND_NS, Orphans
 from datapath.flows import Affinity, AffinityKey, Flow, FlowCounters, Translation
 from datapath.maps import Maps
@@ -72,6 +72,18 @@ def test_both_halves_go_together_and_live_flows_stay(maps: Any) -> None:
     assert (swept.entries, swept.expired, swept.orphaned) == (4, 1, 0)
     assert swept.flows == {7: 2}
     assert content(maps.conntrack) == dict(lives)
+
+
+def test_a_pod_that_calls_itself_by_another_address(maps: Any) -> None:
+    """The reverse entry does not know who called; the pair is whole all the same, and goes as a whole."""
+    there = Flow("10.1.0.10", 5, "10.96.0.10", 80, "TCP", 0), Translation("10.2.0.10", 8080, 5, 1, 7, flags=CT_TO_SELF)
+    back = Flow("10.2.0.10", 8080, HAIRPIN_ADDRESS, 5, "TCP", 1), Translation("10.96.0.10", 80, 5, 1, 7, NOW, 0)
+    maps.conntrack.put_many([there, back])
+    first = sweep_flows(cast(Maps, maps), NOW, Orphans())
+    assert sweep_flows(cast(Maps, maps), NOW, first.orphans).orphaned == 0
+    assert content(maps.conntrack) == dict([there, back])
+    assert sweep_flows(cast(Maps, maps), NOW + HOUR, Orphans()).expired == 1
+    assert content(maps.conntrack) == {}
 
 
 def test_a_flow_that_wakes_up_is_left(maps: Any) -> None:
