@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from datapath import bpfcall
-from datapath.abi import CT_FORWARD, CT_REVERSE, SERVICE_NONE, layout
-from datapath.ageing import forward_key, reverse_key
+from datapath.abi import CT_FORWARD, CT_REVERSE, HAIRPIN_ADDRESS, HAIRPIN_ADDRESS6, SERVICE_NONE, layout
 from datapath.entries import pack_ip, pack_port, protocol_number
 from datapath.flows import Flow, Translation
 
 _FLOW, _CONNTRACK = layout("flow"), layout("conntrack")
+_HAIRPINS = frozenset({pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)})
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+_NO_PAD = bytes(2)
 
 Packed = dict[bytes, bytes]
 """Conntrack entries by their key, both as they lie in the map."""
@@ -91,9 +93,9 @@ def find(entries: Packed, wanted: Wanted = Wanted()) -> list[Found]:
             if _is_wanted(key, wanted):
                 found.append(Found(key, b""))
         elif key[37] == CT_REVERSE:
-            twin = forward_key(key, value)
-            if twin not in entries and _is_wanted(twin, wanted):
-                found.append(Found(twin, key))
+            forward_key = _forward_key(key, value)
+            if forward_key not in entries and _is_wanted(forward_key, wanted):
+                found.append(Found(forward_key, key))
     return sorted(found)
 
 
@@ -114,11 +116,26 @@ def count_by_backend(entries: Packed) -> Mapping[int, int]:
     return counts
 
 
-def _is_wanted(key: bytes, wanted: Wanted) -> bool:
-    if wanted.clients is not None and key[:16] not in wanted.clients:
+def _is_wanted(forward_key: bytes, wanted: Wanted) -> bool:
+    if wanted.clients is not None and forward_key[:16] not in wanted.clients:
         return False
-    frontend = key[16:32] + key[34:36] + key[36:37]
+    frontend = forward_key[16:32] + forward_key[34:36] + forward_key[36:37]
     return wanted.frontends is None or frontend in wanted.frontends
+
+
+def _reverse_key(forward_key: bytes, forward: bytes) -> bytes:
+    """As reverse_flow of bpf/lib/conntrack.h."""
+    client, backend = forward_key[:16], forward[:16]
+    if client == backend:
+        client = pack_ip(HAIRPIN_ADDRESS if client.startswith(_V4_MAPPED) else HAIRPIN_ADDRESS6)
+    return backend + client + forward[16:18] + forward[18:20] + forward_key[36:37] + bytes([CT_REVERSE]) + _NO_PAD
+
+
+def _forward_key(reverse_key: bytes, reverse: bytes) -> bytes:
+    """The twin of a reverse entry; a hairpin flow's client is its backend."""
+    client = reverse_key[:16] if reverse_key[16:32] in _HAIRPINS else reverse_key[16:32]
+    ports = reverse[18:20] + reverse[16:18]
+    return client + reverse[:16] + ports + reverse_key[36:37] + bytes([CT_FORWARD]) + _NO_PAD
 
 
 def _client(flow: Flow) -> Client:
@@ -126,7 +143,7 @@ def _client(flow: Flow) -> Client:
 
 
 def _whole(key: bytes, entries: Packed) -> Pair:
-    forward, answer = Translation.decode(entries[key]), entries.get(reverse_key(key, entries[key]))
+    forward, answer = Translation.decode(entries[key]), entries.get(_reverse_key(key, entries[key]))
     mine = answer is not None and answer[:20] == key[16:32] + key[34:36] + key[32:34]
     reverse = Translation.decode(answer) if mine and answer is not None else None
     return Pair(

@@ -9,7 +9,6 @@ from datapath.abi import (
     CT_ANSWERED,
     CT_FORWARD,
     CT_REVERSE,
-    CT_TO_SELF,
     HAIRPIN_ADDRESS,
     HAIRPIN_ADDRESS6,
     MAX_CONNTRACK,
@@ -27,8 +26,7 @@ def forward(
     source: str = POD, port: int = 40000, backend: str = BACKEND, client_port: int = 0, vip: str = VIP
 ) -> Packed:
     key = Flow(source, port, vip, 80, "TCP", CT_FORWARD)
-    flags = CT_TO_SELF if backend == source else 0
-    return {key.encode(): Translation(backend, 8080, client_port or port, 7, 3, flags=flags).encode()}
+    return {key.encode(): Translation(backend, 8080, client_port or port, 7, 3).encode()}
 
 
 def reverse(
