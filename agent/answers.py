@@ -33,6 +33,7 @@ async def status(node: Node, arguments: bytes) -> bytes:
             "kernel": platform.release(),
             "store": f"dir:{node.config.store}",
             "programs": node.programs,
+            "socket_lb": node.socket_lb,
             "uplinks": node.uplinks.names,
             "attachments": dict(sorted(states.items())),
             "frontends": node.services.frontends,

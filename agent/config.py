@@ -37,6 +37,8 @@ class Config:
     """How long a released address rests before it is used again (peers still have it in their ARP caches)."""
     deadline_s: float = 20.0
     """Longest time of one CNI verb; well inside kubelet's own limit of 2 to 4 minutes."""
+    socket_lb: str = "on"
+    """Whether pods' sockets are balanced in connect and sendmsg ("on", where the node can), or packets only ("off")."""
     log_level: str = "info"
 
     @property
@@ -60,6 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--default-network", help="NAMESPACE/NAME of the network of eth0 without an annotation")
     parser.add_argument("--cooldown-s", help="seconds a released address rests (default: 30)")
     parser.add_argument("--deadline-s", help="longest seconds of one CNI verb (default: 20)")
+    parser.add_argument("--socket-lb", help="on or off: balance sockets where the node can (default: on)")
     parser.add_argument("--log-level", help="debug, info, warning or error (default: info)")
 
 
@@ -75,9 +78,7 @@ def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ
     if not store.startswith("dir:") or len(store) == len("dir:"):
         raise ConfigError(f"--store {store!r} is not understood: give dir:PATH, a folder of manifests")
     defaults = Config(node_name=given["node_name"] or platform.node(), store=Path(store[len("dir:") :]).absolute())
-    level = given["log_level"] or defaults.log_level
-    if level not in ("debug", "info", "warning", "error"):
-        raise ConfigError(f"--log-level {level!r} is not one of debug, info, warning, error")
+    level = _one_of("--log-level", given["log_level"], defaults.log_level, ("debug", "info", "warning", "error"))
     network = given["default_network"] or defaults.default_network
     if network and network.count("/") != 1:
         raise ConfigError(f"--default-network {network!r} is not NAMESPACE/NAME")
@@ -90,6 +91,7 @@ def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ
         default_network=network,
         cooldown_s=_seconds("--cooldown-s", given["cooldown_s"], defaults.cooldown_s),
         deadline_s=_seconds("--deadline-s", given["deadline_s"], defaults.deadline_s),
+        socket_lb=_one_of("--socket-lb", given["socket_lb"], defaults.socket_lb, ("on", "off")),
         log_level=level,
     )
 
@@ -102,6 +104,13 @@ def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> P
 def _choose(name: str, arguments: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
     value: str | None = getattr(arguments, name)
     return value if value is not None else environ.get(ENVIRONMENT_PREFIX + name.upper())
+
+
+def _one_of(flag: str, text: str | None, default: str, choices: Sequence[str]) -> str:
+    value = text or default
+    if value not in choices:
+        raise ConfigError(f"{flag} {value!r} is not one of {', '.join(choices)}")
+    return value
 
 
 def _path(text: str | None, default: Path) -> Path:
@@ -131,5 +140,6 @@ def argument_list(config: Config) -> Sequence[str]:
         f"--default-network={config.default_network}",
         f"--cooldown-s={config.cooldown_s}",
         f"--deadline-s={config.deadline_s}",
+        f"--socket-lb={config.socket_lb}",
         f"--log-level={config.log_level}",
     ]

@@ -26,6 +26,7 @@ from agent import (
     pod_del,
     restart,
     service_answers,
+    socket_lb,
     threads,
     trace_answers,
     uplink_up,
@@ -105,8 +106,10 @@ def _built(config: Config) -> Iterator[Node]:
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             journal, records = Journal.open(config.journal, boot_id)
             stack.callback(journal.close)
-            programs = stack.enter_context(load(config.bpf_root))
+            balancing = socket_lb.wanted(config)
+            programs = stack.enter_context(load(config.bpf_root, specs=balancing.programs))
             maps = stack.enter_context(Maps(config.bpf_root))
+            balancing = socket_lb.switch(balancing, programs, config.bpf_root)
         except (JournalError, BpfLoadError, OSError) as error:
             raise StartError(str(error)) from error
         for problem in journal.problems:
@@ -128,6 +131,7 @@ def _built(config: Config) -> Iterator[Node]:
             publisher=Publisher(store, ledger, config.node_name),
             services=ServiceSync(store, maps, config.node_name),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
+            socket_lb=str(balancing),
         )
 
 

@@ -35,13 +35,15 @@ class Node:
     services: ServiceSync
     programs: str
     """How the programs came into the kernel, for `dragline status`."""
-    socket_lb: str = "off: this agent has no socket hooks"
-    """Whether sockets are balanced, for people: "on, ..." or "off: ..."."""
+    socket_lb: str
+    """Whether sockets are balanced, or why not, for `dragline status`."""
     pool_problems: list[tuple[str, str]] = field(default_factory=list)
     """(pool, why) of pools whose last edit cannot be used."""
     gate: AddGate = field(default_factory=AddGate)
     reaping: dict[AttachmentKey, asyncio.Task[None]] = field(default_factory=dict)
     """The slow half of DELs that are answered already."""
+    closing: set[asyncio.Task[None]] = field(default_factory=set)
+    """Sockets of backends that are gone are being closed."""
 
     def not_ready(self) -> list[str]:
         """Why ADD cannot be served now; empty when it can."""

@@ -39,6 +39,7 @@ def status(answer: dict[str, Any]) -> str:
         ("Kernel", answer["kernel"]),
         ("Store", answer["store"]),
         ("Programs", answer["programs"]),
+        ("Socket LB", answer["socket_lb"]),
         ("Uplinks", ", ".join(answer["uplinks"]) or "none used yet"),
         ("Attachments", ", ".join(f"{count} {state}" for state, count in attachments.items()) or "none"),
         ("Services", f"{answer['frontends']} frontends, {answer['backends']} backends"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from datapath.entries import LocalEntry, LocalKey, PodEntry
+from datapath.flows import SocketKey, SocketPeer
 from datapath.rtsocket import SocketPool
+from datapath.table import Cookie, Number, Table
 
 
 class ProgramFds(Protocol):
@@ -21,6 +23,23 @@ class ProgramFds(Protocol):
 
 class PodMaps(Protocol):
     """What is asked of `datapath.maps.Maps`; every verb may raise OSError, a delete of what is absent does not."""
+
+    @property
+    def netns_pods(self) -> Table[Cookie, Number]:
+        """Slaves by netns cookie: the pods whose sockets are balanced."""
+        ...
+
+    def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
+        """Entries of `socket_frontends` with these backends."""
+        ...
+
+    def forget_socket(self, key: SocketKey) -> object:
+        """Remove an entry of `socket_frontends`."""
+        ...
+
+    def forget_netns(self, ifindex: int) -> None:
+        """Remove the netns that has this slave."""
+        ...
 
     def put_pod(self, ifindex: int, entry: PodEntry) -> None:
         """Create or overwrite a pod's entry."""

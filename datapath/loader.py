@@ -14,7 +14,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +28,22 @@ from datapath.maps import maps_folder
 HOUSE = Path(__file__).resolve().parent.parent
 SOURCES = HOUSE / "bpf"
 _INCLUDE = re.compile(r'#include "(lib/\w+\.h)"')
-_CFLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-unused-function")
+_CFLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
 _COMPILE_TIMEOUT_S = 600.0  # a second on a node; minutes in an emulated guest under load
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """One program: its C function, its file in bpf/, where it is attached, and the slot of `calls` that holds it."""
+    """One program: its C function, its file in bpf/, where it is attached, and the slot of `calls` that holds it.
+
+    `attach_type` is a cgroup program's bpf_attach_type number; None: the program is a tc one.
+    """
 
     name: str
     source: str
     hook: str
     call_slot: int | None = None
+    attach_type: int | None = None
 
 
 PROGRAMS: tuple[ProgramSpec, ...] = (
@@ -49,7 +53,17 @@ PROGRAMS: tuple[ProgramSpec, ...] = (
     ProgramSpec("node_to_pod", "node_to_pod.c", "clsact egress of the uplink, in the node's netns"),
     ProgramSpec("hold_ingress", "hold_pod.c", "clsact ingress of the slave, in the pod's netns"),
     ProgramSpec("to_pod", "to_pod.c", "slot 1 of calls, from hold_ingress", CALL_TO_POD),
+    ProgramSpec("connect4", "sock.c", "cgroup connect4", attach_type=10),
+    ProgramSpec("connect6", "sock.c", "cgroup connect6", attach_type=11),
+    ProgramSpec("sendmsg4", "sock.c", "cgroup sendmsg4", attach_type=14),
+    ProgramSpec("sendmsg6", "sock.c", "cgroup sendmsg6", attach_type=15),
+    ProgramSpec("recvmsg4", "sock.c", "cgroup recvmsg4", attach_type=19),
+    ProgramSpec("recvmsg6", "sock.c", "cgroup recvmsg6", attach_type=20),
+    ProgramSpec("getpeername4", "sock.c", "cgroup getpeername4", attach_type=29),
+    ProgramSpec("getpeername6", "sock.c", "cgroup getpeername6", attach_type=30),
 )
+TC_PROGRAMS = tuple(spec for spec in PROGRAMS if spec.attach_type is None)
+SOCKET_PROGRAMS = tuple(spec for spec in PROGRAMS if spec.attach_type is not None)
 
 
 class BpfLoadError(Exception):
@@ -64,8 +78,8 @@ class BpffsMissing(BpfLoadError):
     """`bpf_root` does not lie on a bpf file system."""
 
 
-def flatten(sources: Path = SOURCES) -> str:
-    """Give all programs as one text: local includes once each, `#line` marks so that messages name the real file."""
+def flatten(sources: Path = SOURCES, specs: Sequence[ProgramSpec] = PROGRAMS) -> str:
+    """Give the programs as one text: local includes once each, `#line` marks so that messages name the real file."""
     seen: set[str] = set()
 
     def lines(name: str) -> Iterator[str]:
@@ -81,7 +95,7 @@ def flatten(sources: Path = SOURCES) -> str:
             yield from lines(include[1])
             yield f'#line {number + 1} "bpf/{name}"'
 
-    files = dict.fromkeys(spec.source for spec in PROGRAMS)
+    files = dict.fromkeys(spec.source for spec in specs)
     return "\n".join(line for name in files for line in lines(name)) + "\n"
 
 
@@ -153,13 +167,13 @@ def _open_map(path: Path, spec: MapSpec) -> int:
     return fd
 
 
-def _open_programs(folder: Path, map_ids: frozenset[int]) -> dict[str, int] | None:
+def _open_programs(folder: Path, specs: Sequence[ProgramSpec], map_ids: frozenset[int]) -> dict[str, int] | None:
     """Open a pinned build. None when it is not complete, or was made with other maps than those pinned now."""
     fds: dict[str, int] = {}
     with suppress(FileNotFoundError):
-        for spec in PROGRAMS:
+        for spec in specs:
             fds[spec.name] = bpfcall.obj_get(folder / spec.name)
-    if len(fds) == len(PROGRAMS) and all(bpfcall.prog_map_ids(fd) <= map_ids for fd in fds.values()):
+    if len(fds) == len(specs) and all(bpfcall.prog_map_ids(fd) <= map_ids for fd in fds.values()):
         return fds
     _close_all(fds)
     return None
@@ -171,7 +185,7 @@ def _remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def _compile_in_child(source: str, maps: Path, folder: Path) -> None:
+def _compile_in_child(source: str, specs: Sequence[ProgramSpec], maps: Path, folder: Path) -> None:
     """Compile and pin into `folder`, all or nothing: the child pins beside it, the folder gets its name last."""
     staging = folder.with_name(f"staging_{os.getpid()}")
     staging.mkdir()
@@ -179,6 +193,7 @@ def _compile_in_child(source: str, maps: Path, folder: Path) -> None:
     environment["BCC_KERNEL_SOURCE"] = str(SOURCES / "stubs")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HOUSE), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-W", "ignore", "-m", "datapath.loader", str(maps), str(staging)]
+    command += [spec.name for spec in specs]
     try:
         done = subprocess.run(
             command,
@@ -214,21 +229,23 @@ def _open_maps(folder: Path) -> dict[str, int]:
     return fds
 
 
-def _ready_programs(source: str, maps: Path, folder: Path, map_fds: dict[str, int]) -> tuple[dict[str, int], bool]:
+def _ready_programs(
+    specs: Sequence[ProgramSpec], source: str, maps: Path, folder: Path, map_fds: dict[str, int]
+) -> tuple[dict[str, int], bool]:
     """Adopt the build pinned in `folder`, else compile it. Give the descriptors, and whether it was compiled."""
     ids = frozenset(bpfcall.map_info(fd).map_id for fd in map_fds.values())
-    fds = _open_programs(folder, ids)
+    fds = _open_programs(folder, specs, ids)
     if fds is not None:
         return fds, False
-    _compile_in_child(source, maps, folder)
-    fds = _open_programs(folder, ids)
+    _compile_in_child(source, specs, maps, folder)
+    fds = _open_programs(folder, specs, ids)
     if fds is None:
         raise BpfLoadError(f"{folder}: the programs just pinned do not use the maps in {maps}")
     return fds, True
 
 
-def load(bpf_root: Path, sources: Path = SOURCES) -> Programs:
-    """Make maps and programs ready below `bpf_root`, put them into the slots of `calls`, drop older builds.
+def load(bpf_root: Path, sources: Path = SOURCES, specs: Sequence[ProgramSpec] = PROGRAMS) -> Programs:
+    """Make maps and these programs ready below `bpf_root`, put them into the slots of `calls`, drop older builds.
 
     A build that is pinned already is adopted in about a millisecond; else one compile (0.5 to 1 s).
     Raises BpffsMissing, BpfLoadError (with the compiler's or the verifier's log).
@@ -241,12 +258,12 @@ def load(bpf_root: Path, sources: Path = SOURCES) -> Programs:
     maps, builds = maps_folder(bpf_root), bpf_root / f"v{ABI_VERSION}" / "progs"
     maps.mkdir(mode=0o700, parents=True, exist_ok=True)
     builds.mkdir(mode=0o700, exist_ok=True)
-    source = flatten(sources)
+    source = flatten(sources, specs)
     build = digest(source, sources)
     map_fds = _open_maps(maps)
     try:
-        fds, compiled = _ready_programs(source, maps, builds / build, map_fds)
-        for spec in PROGRAMS:
+        fds, compiled = _ready_programs(specs, source, maps, builds / build, map_fds)
+        for spec in specs:
             if spec.call_slot is not None:
                 bpfcall.update(map_fds["calls"], U32.pack(spec.call_slot), U32.pack(fds[spec.name]))
     finally:
@@ -257,16 +274,21 @@ def load(bpf_root: Path, sources: Path = SOURCES) -> Programs:
     return Programs(bpf_root, build, fds, compiled)
 
 
-def _compile_and_pin(source: str, maps: str, folder: Path) -> None:
+def _compile_and_pin(source: str, maps: str, folder: Path, names: Sequence[str]) -> None:
     """In the child: the only use of bcc in the house."""
     from bcc import BPF  # here, and not at the top: the agent imports this module and must not pay for LLVM
 
     includes = f"-I{SOURCES / 'stubs' / 'include'}"
     compiled = BPF(text=source, cflags=[*_CFLAGS, f'-DBPF_MAPS="{maps}"', includes])
     for spec in PROGRAMS:
-        function = compiled.load_func(spec.name, BPF.SCHED_CLS)
+        if spec.name not in names:
+            continue
+        if spec.attach_type is None:
+            function = compiled.load_func(spec.name, BPF.SCHED_CLS)
+        else:
+            function = compiled.load_func(spec.name, BPF.CGROUP_SOCK_ADDR, attach_type=spec.attach_type)
         bpfcall.obj_pin(function.fd, folder / spec.name)
 
 
 if __name__ == "__main__":
-    _compile_and_pin(sys.stdin.read(), sys.argv[1], Path(sys.argv[2]))
+    _compile_and_pin(sys.stdin.read(), sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -156,6 +156,29 @@ class Maps:
                 self._addresses.delete(key)
             elif after != before:
                 self._addresses.put(key, after)
+
+    def forget_netns(self, ifindex: int) -> None:
+        """Forget the netns that has this slave: its sockets are nobody's."""
+        for cookie, slave in list(self.netns_pods.items()):
+            if slave.number == ifindex:
+                self.netns_pods.delete(cookie)
+
+    def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
+        """Walk the destinations that sockets have, or had, at these backends."""
+        wanted = {U32.pack(number) for number in backend_ids}
+        table = self.socket_frontends
+        key_size, value_size = table.sizes
+        for keys, values in table.batches():
+            if not any(number in values for number in wanted):  # most sockets are not concerned: see `forget`
+                continue
+            for key, value in zip(bpfcall.cut(keys, key_size), bpfcall.cut(values, value_size), strict=True):
+                peer = SocketPeer.decode(value)
+                if peer.backend_id in backend_ids:
+                    yield SocketKey.decode(key), peer
+
+    def forget_socket(self, key: SocketKey) -> None:
+        """Forget what a socket called its peer."""
+        self.socket_frontends.delete(key)
 
     def forget(self, addresses: set[str]) -> int:
         """Delete every conntrack entry with one of `addresses` as source, destination or backend; give the count."""

@@ -28,6 +28,7 @@ def unwire(wiring: PodWiring, netns_fd: int | None, kernel: Datapath) -> None:
         for address, uplink_ifindex in _locals_of(wiring, kernel):
             parts.callback(kernel.maps.delete_local, address, uplink_ifindex)
         parts.callback(kernel.maps.delete_pod, wiring.ifindex)
+        parts.callback(kernel.maps.forget_netns, wiring.ifindex)
 
 
 def reap(wiring: PodWiring, netns_fd: int | None, kernel: Datapath) -> None:

@@ -16,6 +16,7 @@ from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import PodEntry
 from datapath.kernel import Datapath
 from datapath.rtsocket import LinkExists, NetlinkError, RouteSocket, Step, UplinkUnusable, run
+from datapath.table import Cookie, Number
 from datapath.wireplan import (
     HOLD_EGRESS,
     HOLD_INGRESS,
@@ -37,7 +38,7 @@ from datapath.wireplan import (
 
 __all__ = ["Datapath", "PodAddress", "PodWiring", "Wired", "pod_entry", "wire"]
 
-_NO_IPV4 = "0.0.0.0/0"
+_NO_IPV4, _NO_IPV6 = "0.0.0.0/0", "::/0"
 
 
 def wire(wiring: PodWiring, netns_fd: int, kernel: Datapath) -> Wired:
@@ -68,11 +69,19 @@ def wire(wiring: PodWiring, netns_fd: int, kernel: Datapath) -> Wired:
 
 
 def pod_entry(wiring: PodWiring) -> PodEntry:
-    """The pod's entry in the map `pods`; the programs know one IPv4 address of a pod, the first."""
-    first = next((item.address for item in wiring.addresses if ":" not in item.address), _NO_IPV4)
-    address, length = subnets.split(first)
+    """The pod's entry in the map `pods`; the programs know one address of a pod and family, the first."""
+    four = next((item.address for item in wiring.addresses if ":" not in item.address), _NO_IPV4)
+    six = next((item.address for item in wiring.addresses if ":" in item.address), _NO_IPV6)
     flags = POD_OWN_MAC if wiring.kind == IPVLAN else 0
-    return PodEntry(mac_of(wiring).hex(":"), flags, address, subnets.netmask4(length), wiring.uplink.ifindex)
+    return PodEntry(
+        mac_of(wiring).hex(":"),
+        flags,
+        subnets.split(four)[0],
+        subnets.netmask(four),
+        wiring.uplink.ifindex,
+        subnets.split(six)[0],
+        subnets.netmask(six),
+    )
 
 
 def _create(node: RouteSocket, pod: RouteSocket, spec: rtnl.LinkSpec, netns_fd: int) -> None:
@@ -110,6 +119,10 @@ def _create_error(error: NetlinkError, pod: RouteSocket, spec: rtnl.LinkSpec) ->
 def _write_maps(wiring: PodWiring, kernel: Datapath, undo: ExitStack) -> None:
     undo.callback(kernel.maps.delete_pod, wiring.ifindex)
     kernel.maps.put_pod(wiring.ifindex, pod_entry(wiring))
+    cookie = netns.cookie()
+    if cookie is not None:
+        undo.callback(kernel.maps.forget_netns, wiring.ifindex)
+        kernel.maps.netns_pods.add(Cookie(cookie), Number(wiring.ifindex))  # a netns's first slave speaks for it
     for address in bare_addresses(wiring):
         undo.callback(kernel.maps.delete_local, address, wiring.uplink.ifindex)
         kernel.maps.put_local(address, wiring.uplink.ifindex, ADDRESS_POD, wiring.ifindex)

@@ -12,6 +12,7 @@
 #define AF_INET6 10
 
 /* sk->state, net/tcp_states.h */
+#define SK_ESTABLISHED 1
 #define SK_TIME_WAIT 6
 #define SK_CLOSE 7
 #define SK_LISTEN 10

@@ -154,6 +154,11 @@ static inlined int socket_frontend_update(const struct socket_key *key, const st
 	return socket_frontends.update((struct socket_key *)key, (struct socket_peer *)peer);
 }
 
+static inlined void socket_frontend_delete(const struct socket_key *key)
+{
+	socket_frontends.delete((struct socket_key *)key);
+}
+
 /* verdict -> packets, per CPU. Written by every program, read by the agent. */
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, MAX_COUNTERS, BPF_MAPS "/counters");
 

@@ -1,0 +1,120 @@
+/* Which backend a socket's destination stands for, and what a peer is called; hooks and their contexts: sock.c. */
+#ifndef DRAGLINE_SOCKET_LB_H
+#define DRAGLINE_SOCKET_LB_H
+
+#include "lib/abi.h"
+#include "lib/address.h"
+#include "lib/kernel.h"
+#include "lib/maps.h"
+#include "lib/service.h"
+
+/* The Service at this destination and its key; NULL: none, the destination is meant as it stands. */
+static inlined struct service *named_service(const struct socket_key *named, struct service_key *key)
+{
+	struct address *known = address_lookup(&named->addr);
+
+	return known ? find_service(known->flags, &named->addr, named->port, named->proto, key) : NULL;
+}
+
+/* A backend for a new flow of the pod on `slave`, which counts as the pod's address does in from_pod. 1, or 0: none. */
+static inlined int choose_peer(struct service_key *key, const struct service *service, __u32 slave,
+			       struct socket_peer *peer)
+{
+	struct pod *pod = pod_lookup(slave);
+	struct backend *backend;
+	struct ip client;
+
+	if (!pod)
+		return 0;
+	client = is_ip4(&key->addr) ? ip_of4(pod->addr4) : pod->addr6;
+	backend = choose_backend(key, service, &client, &peer->backend_id);
+	if (!backend)
+		return 0;
+	peer->addr = backend->addr;
+	peer->port = backend->port;
+	peer->service_id = service->service_id;
+	peer->slave_ifindex = slave;
+	count_opened(service->service_id);
+	return 1;
+}
+
+/* Is this still a backend of the service, for datagrams too? */
+static inlined int keeps_peer(const struct socket_peer *had, __u32 service_id)
+{
+	struct backend *backend = open_backend(had->backend_id, service_id);
+
+	return backend && backend->port == had->port && same_ip(&backend->addr, &had->addr);
+}
+
+/* What the peer will be called: `named`, by a socket that sends to `peer`. 0, or negative: it could not be noted. */
+static inlined int note_frontend(const struct socket_key *named, const struct socket_peer *peer)
+{
+	struct socket_key wire = *named;
+	struct socket_peer frontend = *peer, *noted;
+
+	wire.addr = peer->addr;
+	wire.port = peer->port;
+	frontend.addr = named->addr;
+	frontend.port = named->port;
+	noted = socket_frontend_lookup(&wire);
+	if (noted && noted->backend_id == peer->backend_id && noted->port == named->port &&
+	    same_ip(&noted->addr, &named->addr))
+		return 0;
+	return socket_frontend_update(&wire, &frontend);
+}
+
+/* This socket calls somebody by their own name: from now on that is their name, even if they were a backend before. */
+static inlined void forget_frontend(const struct socket_key *named)
+{
+	if (socket_frontend_lookup(named))
+		socket_frontend_delete(named);
+}
+
+/* connect(): the destination `named` and the pod's slave are known. 1: *peer is where it goes; 0: as it stands. */
+static inlined int connect_peer(const struct socket_key *named, __u32 slave, struct socket_peer *peer)
+{
+	struct service_key key = {};
+	struct service *service = named_service(named, &key);
+
+	if (!service || !choose_peer(&key, service, slave, peer)) {
+		forget_frontend(named);
+		return 0;
+	}
+	if (note_frontend(named, peer) < 0)
+		return 0;
+	counter_add(VERDICT_SOCKET);
+	return 1;
+}
+
+/*
+ * sendmsg() with a destination: as connect_peer, but the socket stays with its backend while that takes new flows. On a
+ * `connected` socket a destination without a Service proves nothing: when its peer is an IPv4-mapped one, the kernel
+ * names that peer, a backend, at every plain send().
+ */
+static inlined int send_peer(const struct socket_key *named, __u32 slave, int connected, struct socket_peer *peer)
+{
+	struct service_key key = {};
+	struct service *service = named_service(named, &key);
+	struct socket_peer *had;
+
+	if (!service) {
+		if (!connected)
+			forget_frontend(named);
+		return 0;
+	}
+	had = socket_backend_lookup(named);
+	if (had && keeps_peer(had, service->service_id)) {
+		*peer = *had;
+	} else {
+		if (had)
+			counter_add(EVENT_FLOW_MOVED);
+		if (!choose_peer(&key, service, slave, peer) || socket_backend_update(named, peer) < 0)
+			return 0;
+	}
+	if (note_frontend(named, peer) < 0)
+		return 0;
+	counter_add(VERDICT_SOCKET);
+	return 1;
+}
+
+#endif

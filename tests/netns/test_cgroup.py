@@ -1,0 +1,145 @@
+"""The links of the socket programs: there once, updated in place, gone with their pins."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datapath import bpfcall, cgroup, loader
+from datapath.loader import SOCKET_PROGRAMS, Programs
+from tests.netns.node import libc, program_id
+
+_PROG_QUERY = 16
+
+
+def attached(attach_type: int, where: Path) -> set[int]:
+    """Ids of the programs at a hook of a cgroup (BPF_PROG_QUERY)."""
+    fd = os.open(where, os.O_RDONLY)
+    try:
+        ids = ctypes.create_string_buffer(4 * 64)
+        attr = ctypes.create_string_buffer(
+            struct.pack("=IIIIQIIQ", fd, attach_type, 0, 0, ctypes.addressof(ids), 64, 0, 0), 40
+        )
+        assert libc.syscall(321, _PROG_QUERY, attr, len(attr)) == 0, os.strerror(ctypes.get_errno())
+        count = struct.unpack_from("=I", attr, 24)[0]
+        return set(struct.unpack_from(f"={count}I", ids))
+    finally:
+        os.close(fd)
+
+
+def all_attached(where: Path) -> set[int]:
+    """Ids of the programs at all our hooks."""
+    return {number for spec in SOCKET_PROGRAMS for number in attached(spec.attach_type or 0, where)}
+
+
+def ids_of(programs: Programs) -> set[int]:
+    """Ids of a build's socket programs."""
+    return {program_id(programs.fd(spec.name)) for spec in SOCKET_PROGRAMS}
+
+
+@pytest.fixture
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of an agent on a bpf file system of the test's own."""
+    folder = tmp_path_factory.mktemp("links")
+    assert libc.mount(b"bpf", os.fsencode(folder), b"bpf", 0, None) == 0
+    try:
+        (folder / "agent").mkdir()
+        yield folder / "agent"
+    finally:
+        cgroup.detach(folder / "agent")
+        assert libc.umount2(os.fsencode(folder), 2) == 0
+
+
+def test_attached_once_and_gone_after(programs: Programs, root: Path) -> None:
+    """Beside what others have attached; a second agent's start changes nothing; twice detached is fine."""
+    where, ours = cgroup.check(), ids_of(programs)
+    others = all_attached(where)
+    links = set()
+    for _ in range(2):
+        cgroup.attach(programs, where, root)
+        assert all_attached(where) == others | ours
+        links.add(tuple(sorted((pin.name, pin.stat().st_ino) for pin in (root / "links").iterdir())))
+    assert len(links) == 1, "the pins are the same"
+    for _ in range(2):
+        cgroup.detach(root)
+        assert all_attached(where) == others
+        assert not (root / "links").exists()
+
+
+def test_a_new_build_takes_over_the_links(programs: Programs, root: Path, tmp_path: Path) -> None:
+    where = cgroup.check()
+    others = all_attached(where)
+    cgroup.attach(programs, where, root)
+    links = {pin.name: pin.stat().st_ino for pin in (root / "links").iterdir()}
+    changed = tmp_path / "bpf"
+    shutil.copytree(loader.SOURCES, changed)
+    with (changed / "sock.c").open("a") as source:
+        source.write("/* newer */\n")
+    with loader.load(root, changed) as newer:
+        cgroup.attach(newer, where, root)
+        assert all_attached(where) == others | ids_of(newer)
+    assert {pin.name: pin.stat().st_ino for pin in (root / "links").iterdir()} == links
+
+
+def test_gone_with_the_folder(programs: Programs, root: Path) -> None:
+    """Who removes the agent's folder has removed everything."""
+    where = cgroup.check()
+    others = all_attached(where)
+    cgroup.attach(programs, where, root)
+    shutil.rmtree(root)
+    deadline = time.monotonic() + 10
+    while all_attached(where) != others:  # the kernel detaches in a work queue
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    root.mkdir()
+
+
+def test_what_is_pinned_is_not_trusted(programs: Programs, root: Path) -> None:
+    """A program, a map, or another hook's link in the place of a link is replaced."""
+    where = cgroup.check()
+    others = all_attached(where)
+    folder = root / "links"
+    folder.mkdir()
+    number = bpfcall.map_create(1, 4, 4, 1, flags=0, name="foreign")
+    try:
+        bpfcall.obj_pin(number, folder / "connect4")
+    finally:
+        os.close(number)
+    bpfcall.obj_pin(programs.fd("connect6"), folder / "connect6")
+    bpfcall.obj_pin(programs.fd("hold_egress"), folder / "sendmsg6")
+    cgroup_fd = os.open(where, os.O_RDONLY)
+    link = bpfcall.link_create(programs.fd("recvmsg4"), cgroup_fd, 19)
+    os.close(cgroup_fd)
+    try:
+        bpfcall.obj_pin(link, folder / "sendmsg4")
+        cgroup.attach(programs, where, root)
+        assert all_attached(where) == others | ids_of(programs)
+        gone = bpfcall.link_info(link)
+        assert gone is not None
+        assert gone.cgroup_id == 0, "the foreign link was detached, though somebody holds it"
+    finally:
+        os.close(link)
+
+
+def test_all_or_nothing(programs: Programs, root: Path, tmp_path: Path) -> None:
+    """Where one program cannot be attached, none is."""
+
+    class Broken:
+        def fd(self, name: str) -> int:
+            return programs.fd("from_pod" if name == "getpeername6" else name)
+
+    where = cgroup.check()
+    others = all_attached(where)
+    with pytest.raises(cgroup.SocketLbUnavailable, match="Invalid argument"):
+        cgroup.attach(Broken(), where, root)
+    assert all_attached(where) == others
+    with pytest.raises(cgroup.SocketLbUnavailable):
+        cgroup.attach(programs, tmp_path, root)
+    assert not (root / "links").exists()
