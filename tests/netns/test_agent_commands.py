@@ -9,7 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -129,7 +129,7 @@ class Commands:
 @pytest.fixture(scope="module")
 def commands() -> Iterator[Commands]:
     """The node, whose sockets nobody balances: each packet meets the programs in tc."""
-    with AgentRig() as rig:
+    with AgentRig(socket_lb="off") as rig:
         yield Commands(rig)
         print(rig.agent.log_tail())
 
@@ -151,13 +151,13 @@ PLACES: dict[str, tuple[Callable[[Commands], str], str]] = {
 }
 
 
-def check(commands: Commands, asked: str, address: str, port: int, verdict: str) -> None:
+def check(
+    commands: Commands, asked: str, address: str, port: int, verdict: str, kind: int = socket.SOCK_STREAM
+) -> None:
     """What is traced is this verdict, and it is what is counted."""
     told = [one["name"] for one in commands.json("trace", "client", asked)["verdicts"]]
     assert told == [verdict], commands.text("trace", "client", asked)
-    with closing(commands.send(address, port)) as _:
-        pass
-    seen = commands.counted(lambda: commands.send(address, port).close())
+    seen = commands.counted(lambda: commands.send(address, port, kind).close())
     assert verdict in seen
     assert seen - NOISE - {verdict} == set()
 
@@ -176,7 +176,7 @@ def test_no_endpoints(commands: Commands) -> None:
     with closing(commands.send(VIP, PORT)) as sock:
         commands.rig.eventually(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "not refused")
     assert "no-backend" in commands.text("drops")
-    assert "refused-icmp" in commands.text("drops")
+    assert "refused-reset" in commands.text("drops")
 
 
 def test_unknown_port(commands: Commands) -> None:
@@ -289,6 +289,39 @@ def test_what_is_unknown_is_refused_in_words(commands: Commands, words: list[str
     else:
         assert (done.returncode, done.stdout) == (1, "")
         assert told in done.stderr
+
+
+def test_sockets_that_choose_their_backend(commands: Commands) -> None:
+    """With socket load balancing the trace says that packets do not name the Service, and counters agree."""
+    commands.endpoints(FAR)
+    assert "socket load balancing is off: --socket-lb=off" in commands.text("trace", "client", "web:80/UDP")
+    with with_socket_lb(commands):
+        told = commands.json("trace", "client", "web:80/UDP")
+        if not told["hooked"]:
+            pytest.skip(told["stages"][0]["decision"])
+        assert [one["name"] for one in told["hooked"]] == ["socket"]
+        seen = commands.counted(lambda: commands.send(VIP, PORT, socket.SOCK_DGRAM).close())
+        assert seen - NOISE == {"socket"}
+        commands.endpoints()
+        assert commands.json("trace", "client", "web:80/UDP")["hooked"] == []
+        check(commands, "web:80/UDP", VIP, PORT, "no-backend", socket.SOCK_DGRAM)
+
+
+@contextmanager
+def with_socket_lb(commands: Commands) -> Iterator[None]:
+    """The agent restarted with socket load balancing, and then again without."""
+    agent = commands.rig.agent
+
+    def restart(socket_lb: str) -> None:
+        agent.stop()
+        agent.config = replace(agent.config, socket_lb=socket_lb)
+        commands.rig.restart()
+
+    restart("on")
+    try:
+        yield
+    finally:
+        restart("off")
 
 
 def test_asking_does_not_stop_the_agent(commands: Commands) -> None:
