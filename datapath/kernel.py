@@ -50,11 +50,11 @@ class PodMaps(Protocol):
         ...
 
     def put_local(self, address: str, uplink_ifindex: int, kind: int, slave_ifindex: int) -> None:
-        """Create or overwrite an entry of `local_addresses`."""
+        """Create or overwrite an entry of `addresses`."""
         ...
 
     def delete_local(self, address: str, uplink_ifindex: int) -> object:
-        """Remove an entry of `local_addresses`."""
+        """Remove an entry of `addresses`."""
         ...
 
     def pods(self) -> Mapping[int, PodEntry]:

@@ -16,7 +16,7 @@ PREFERENCE, HANDLE = 42, 0xD1
 
 
 def prepare_uplink(name: str, kernel: Datapath) -> Uplink:
-    """Attach `node_to_pod` to the uplink's clsact egress and write the node's addresses into `local_addresses`.
+    """Attach `node_to_pod` to the uplink's clsact egress and write the node's addresses into `addresses`.
 
     Idempotent; an older program of ours is swapped atomically, foreign qdiscs and filters stay as they are. Not on the
     loop's thread (it reads through pyroute2). Raises UplinkUnusable, NetlinkError, OSError.

@@ -47,7 +47,7 @@ def _maps(wiring: PodWiring, kernel: Datapath) -> Iterator[str]:
     known = kernel.maps.locals()
     for address in bare_addresses(wiring):
         if known.get(LocalKey(address, wiring.uplink.ifindex)) != LocalEntry(ADDRESS_POD, wiring.ifindex):
-            yield f"map local_addresses does not lead {address} to ifindex {wiring.ifindex}"
+            yield f"map addresses does not lead {address} to ifindex {wiring.ifindex}"
 
 
 def _where(entry: object) -> tuple[object, ...]:

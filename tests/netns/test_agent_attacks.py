@@ -58,8 +58,8 @@ def programmed(rig: AgentRig) -> dict[str, list[str]]:
     """ "ClusterIP:port" -> the addresses of its backends, as the maps have them."""
     found: dict[str, list[str]] = {}
     with Maps(rig.config.bpf_root) as maps:
-        backends = maps.backends()
-        for key, entry in sorted(maps.services().items(), key=lambda item: item[0].slot):
+        backends = {key.number: entry for key, entry in maps.backends.items()}
+        for key, entry in sorted(maps.services.items(), key=lambda item: item[0].slot):
             held = found.setdefault(f"{key.address}:{key.port}", [])
             if key.slot:
                 held.append(backends[entry.backend_id].address)
@@ -93,7 +93,7 @@ def test_an_add_while_its_uplink_vanishes(rig: AgentRig):
 
 
 def test_an_uplink_made_anew_leaves_no_local_address(rig: AgentRig):
-    """`local_addresses` of the old number go, whether its pods' DELs come before or after the new one is known."""
+    """`addresses` of the old number go, whether its pods' DELs come before or after the new one is known."""
     try:
         netns.ip_batch(NEW_UPLINK, rig.prefix)
         rig.add(master="eth2")

@@ -66,7 +66,8 @@ class Cluster:
         found = set()
         for node, agent in self.bed.agents.items():
             with Maps(agent.config.bpf_root) as maps:
-                services, backends = maps.services(), maps.backends()  # two reads: they may not fit together
+                services = dict(maps.services.items())
+                backends = {key.number: one for key, one in maps.backends.items()}  # two reads: they may not fit
             for protocol in ASK:
                 head = services.get(ServiceKey(VIP, PORT, protocol, 0), ServiceEntry())
                 for slot in range(1, head.count + 1):

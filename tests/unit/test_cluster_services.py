@@ -219,3 +219,20 @@ def test_node_addresses_are_those_of_all_nodes() -> None:
     assert book.node_addresses() == {"192.0.2.2"}
     book.put_node("node-c", None)
     assert book.node_addresses() == frozenset()
+
+
+def test_should_be_updated_after_adding_or_deleting_ports() -> None:
+    other = ("10.96.0.10", 81, "TCP")
+    two = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
+    targets = [{"name": "a", "port": 8080}, {"name": "b", "port": 8081}]
+    book = book_of(service(ports=two[:1]), piece("a", "10.0.0.1", ports=targets))
+    assert backends(book.put_service("default/web", service(ports=two))) == {other: (("10.0.0.1", 8081),)}
+    assert book.put_service("default/web", service(ports=two[:1])) == {other: None}
+
+
+def test_should_work_after_the_service_has_been_recreated() -> None:
+    book = book_of(service(), piece("a", "10.0.0.1"))
+    assert book.put_service("default/web", None) == {WEB: None}
+    assert book.frontends() == {}
+    assert book.never_empty() == frozenset()
+    assert backends(book.put_service("default/web", service())) == {WEB: (("10.0.0.1", 8080),)}

@@ -278,3 +278,12 @@ def test_node_port_over_sctp_works_only_where_pods_listen_on_it() -> None:
     assert (key, text.partition(":")[0]) == ("default/web", "nodePort 30080/SCTP")
     assert "call a ClusterIP" in text
     assert backends(sctp(30080, type="NodePort").frontends())[("0.0.0.0", 30080, "SCTP")] == (("10.0.0.128", 30080),)
+
+
+def test_initially_unready_endpoints_get_ready() -> None:
+    waiting = piece("a", endpoints=[endpoint("10.0.0.1", ready=False, serving=False, terminating=False)])
+    book = book_of(service(), waiting)
+    assert book.frontends()[WEB] == Offer((), (("10.0.0.1", 8080),), 0, True, "default/web")
+    assert book.put_slice("default/a", piece("a", "10.0.0.1"))[WEB] == Offer(
+        (("10.0.0.1", 8080),), (), 0, True, "default/web"
+    )
