@@ -21,6 +21,7 @@ async def status(node: Node, arguments: bytes) -> bytes:
     problems = [{"source": problem.source, "message": problem.message} for problem in node.store.problems()]
     problems += [{"source": "journal", "message": text} for text in node.journal.problems]
     problems += [{"source": f"SpiderIPPool {name}", "message": text} for name, text in node.pool_problems]
+    problems += [{"source": f"Service {key}", "message": text} for key, text in node.services.problems()]
     if node.services.problem:
         problems.append({"source": "services", "message": node.services.problem})
     return _json(

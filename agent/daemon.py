@@ -18,7 +18,19 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agent import answers, pod_add, pod_check, pod_del, restart, socket_lb, threads, uplink_up
+from agent import (
+    answers,
+    flow_answers,
+    pod_add,
+    pod_check,
+    pod_del,
+    restart,
+    service_answers,
+    socket_lb,
+    threads,
+    trace_answers,
+    uplink_up,
+)
 from agent.config import Config
 from agent.node import Node
 from agent.publish import Publisher
@@ -40,6 +52,15 @@ SYNC_WAIT_S = 5.0
 """How long the socket waits for the first read of the store; DELs need no store, so not for ever."""
 COMPACT_CHECK_S = 5.0
 REAP_WAIT_S = 5.0
+
+CONTROLS = {
+    "status": answers.status,
+    "pools": answers.pools,
+    "services": service_answers.services,
+    "conntrack": flow_answers.conntrack,
+    "drops": flow_answers.drops,
+    "trace": trace_answers.trace_answer,
+}
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +126,10 @@ def _built(config: Config) -> Iterator[Node]:
             ledger=ledger,
             journal=journal,
             kernel=kernel,
+            maps=maps,
             uplinks=UplinkCache(kernel),
             publisher=Publisher(store, ledger, config.node_name),
-            services=ServiceSync(store, maps),
+            services=ServiceSync(store, maps, config.node_name),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
             socket_lb=str(balancing),
         )
@@ -120,7 +142,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
         "CHECK": partial(pod_check.pod_check, node),
         "STATUS": partial(pod_check.node_status, node),
     }
-    controls = {"status": partial(answers.status, node), "pools": partial(answers.pools, node)}
+    controls = {verb: partial(answer, node) for verb, answer in CONTROLS.items()}
     server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
     _follow_pools(node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)

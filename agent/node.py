@@ -15,19 +15,21 @@ from allocator.journal import Journal
 from allocator.ledger import Ledger
 from cluster.store import Store
 from datapath.kernel import Datapath
+from datapath.maps import Maps
 
 VERSION = "0.1.0"
 
 
 @dataclass(slots=True)
 class Node:
-    """Everything belongs to the event loop's thread, but for `journal` and `kernel`, which worker threads use."""
+    """Everything belongs to the event loop's thread, but `journal`, `kernel` and `maps`, which worker threads use."""
 
     config: Config
     store: Store
     ledger: Ledger
     journal: Journal
     kernel: Datapath
+    maps: Maps
     uplinks: UplinkCache
     publisher: Publisher
     services: ServiceSync

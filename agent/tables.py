@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-GAP = "   "
+GAP = 3
+"""Spaces between columns, as kubectl has them."""
 
 
-def table(rows: Iterable[Sequence[object]]) -> str:
+def table(rows: Iterable[Sequence[object]], gap: int = GAP) -> str:
     """Rows of cells as left-aligned columns, the first row being the headings; no trailing spaces."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = (GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
+    lines = ((" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
     return "\n".join(line.rstrip() for line in lines)
 
 

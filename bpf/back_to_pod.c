@@ -9,7 +9,10 @@
 #include "lib/refusal.h"
 #include "lib/verdict.h"
 
-/* A connection in mid-stream is reset, all else is told that the port is unreachable. 0: *event is what was sent. */
+/*
+ * TCP is reset: an ICMPv6 error to a SYN arrives while connect() still holds the socket, which then waits a second
+ * (measured on 6.18). All else is told that the port is unreachable. 0: *event is what was sent.
+ */
 static inlined int answer(struct __sk_buff *skb, const struct packet *pkt, __u32 reason, __u32 *event)
 {
 	if (reason == VERDICT_ECHO)
@@ -20,7 +23,7 @@ static inlined int answer(struct __sk_buff *skb, const struct packet *pkt, __u32
 	if (!may_tell(skb->ifindex))
 		return -1;
 	*event = EVENT_REFUSED_RESET;
-	if (pkt->proto == PROTO_TCP && pkt->flags & PACKET_ACK)
+	if (pkt->proto == PROTO_TCP)
 		return reset(skb, pkt);
 	*event = EVENT_REFUSED_ICMP;
 	return unreachable(skb, pkt);

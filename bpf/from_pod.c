@@ -75,7 +75,7 @@ static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work 
 	int ret;
 
 	if (service) {
-		ret = service_target(w, service);
+		ret = service_target(skb, w, service);
 		if (ret < 0)
 			return ret;
 	} else if (!direct_target(skb, pod, w)) {
@@ -89,7 +89,7 @@ static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work 
 static inlined int to_backend(struct __sk_buff *skb, const struct pod *pod, const struct work *w)
 {
 	struct ports ports = {w->forward.client_port, w->forward.port};
-	int to_self = same_ip(&w->forward.addr, &w->pkt.saddr);
+	int to_self = w->forward.flags & CT_TO_SELF;
 	struct ip saddr = to_self ? hairpin_ip(&w->pkt.saddr) : w->pkt.saddr;
 
 	if (rewrite(skb, &w->pkt, &saddr, &w->forward.addr, ports) < 0)

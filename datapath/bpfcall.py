@@ -102,7 +102,10 @@ def _write_batch(command: int, fd: int, keys: bytes, values: bytes, count: int) 
     try:
         _bpf(command, attr)
     except OSError as error:
-        raise BatchError(error.errno, os.strerror(error.errno or 0), _BATCH_ATTR.unpack(attr.raw)[4]) from error
+        done = _BATCH_ATTR.unpack(attr.raw)[4]
+        if done == count:  # before 6.8 an error before the first element leaves the count as it was
+            done = 0
+        raise BatchError(error.errno, os.strerror(error.errno or 0), done) from error
     return count
 
 
@@ -121,14 +124,16 @@ def update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
 
 
 def delete_batch(fd: int, keys: bytes, key_size: int) -> None:
-    """Delete packed keys (kernel 5.6); one that is not there is fine."""
-    while keys:
+    """Delete packed keys (kernel 5.6); one that is not there is fine. BatchError tells how many are gone before it."""
+    done, total = 0, len(keys) // key_size
+    while done < total:
         try:
-            _write_batch(_DELETE_BATCH, fd, keys, b"", len(keys) // key_size)
+            _write_batch(_DELETE_BATCH, fd, keys[done * key_size :], b"", total - done)
         except BatchError as error:
+            done += error.done
             if error.errno != errno.ENOENT:
-                raise
-            keys = keys[(error.done + 1) * key_size :]  # the kernel stops at a missing one
+                raise BatchError(error.errno, error.strerror or "", done) from error
+            done += 1  # the kernel stops at a missing one
         else:
             return
 

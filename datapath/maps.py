@@ -139,6 +139,10 @@ class Maps:
         """Make the ADDRESS_* bits in `mask` be those in `flags`; an address with no bit left is forgotten."""
         self._change(address, lambda entry: replace(entry, flags=entry.flags & ~mask | flags & mask))
 
+    def address(self, address: str) -> AddressEntry | None:
+        """Give what is known of one address."""
+        return self._addresses.get(Ip(address))
+
     def addresses(self) -> dict[str, AddressEntry]:
         """Give all that is known of addresses."""
         return {key.address: entry for key, entry in self._addresses.items()}

@@ -56,12 +56,14 @@
 #define CT_FORWARD 0
 #define CT_REVERSE 1
 
-/* conntrack.flags, in the reverse entry only */
+/* conntrack.flags, in the reverse entry only. */
 #define CT_POD_FIN 0x1
 #define CT_PEER_FIN 0x2
 #define CT_RESET 0x4
 #define CT_CLOSING 0x7
 #define CT_ANSWERED 0x8
+/* conntrack.flags, in the forward entry only: the backend is the pod that calls. */
+#define CT_TO_SELF 0x10
 
 /* conntrack.service_id of a direct flow that needed another source port; Services count from 1. */
 #define SERVICE_NONE 0
@@ -69,7 +71,7 @@
 /* A reverse entry of another flow that was idle for so long may be taken over (UDP, or no socket behind it). */
 #define CT_IDLE_NS 60000000000
 
-/* Refusals (ICMP errors, resets) that a pod gets: so many a second, and so many at once. */
+/* Refusals (TCP resets, ICMP errors) that a pod gets: so many a second, and so many at once. */
 #define REFUSALS_PER_S 100
 #define REFUSALS_AT_ONCE 1000
 
@@ -139,7 +141,7 @@ struct conntrack {
 	__be16 client_port;
 	__u32 service_id;
 	__u32 backend_id;
-	__u16 flags; /* reverse only */
+	__u16 flags;
 	__u16 touched; /* when last_seen_ns was written, as a coarse clock that costs nothing (see conntrack.h) */
 	__u64 last_seen_ns; /* reverse only; CLOCK_MONOTONIC, to within a second */
 };
@@ -248,7 +250,7 @@ enum verdict {
 	DROP_FOREIGN_ARP = 40, /* an ARP message speaks for an address or a MAC that is not the pod's */
 	DROP_UNKNOWN_PORT = 41, /* a ClusterIP has no such port; the pod is told */
 	DROP_BACKEND_REMOVED = 42, /* the backend of a TCP flow is gone; the pod gets a reset */
-	DROP_NO_FLOW = 43, /* TCP in mid-stream to a Service, but no such flow is known; the pod gets a reset */
+	DROP_NO_FLOW = 43, /* TCP in mid-stream to a Service, but no such flow is known; the pod is told */
 	DROP_FRAGMENT = 44, /* a fragment to a ClusterIP, but its first one is not known */
 	DROP_PROTOCOL = 45, /* to a ClusterIP, but neither TCP, UDP, SCTP nor an echo request */
 	DROP_MALFORMED = 46, /* headers cut short, or too many IPv6 extension headers */

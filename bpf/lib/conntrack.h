@@ -43,7 +43,7 @@ static inlined void set_answer(struct work *w)
 {
 	w->answer.saddr = w->forward.addr;
 	w->answer.daddr = w->pkt.saddr;
-	if (same_ip(&w->forward.addr, &w->pkt.saddr))
+	if (w->forward.flags & CT_TO_SELF)
 		w->answer.daddr = hairpin_ip(&w->pkt.saddr);
 	w->answer.sport = w->forward.port;
 	w->answer.dport = w->forward.client_port;

@@ -1,11 +1,12 @@
-"""Services into maps that refuse at first: what is told meanwhile, and when it is done."""
+"""Services, slices and nodes into maps that may refuse at first: what is written and told, and when it is done."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,74 +14,130 @@ from typing import Any, cast
 import pytest
 
 from agent import answers, service_sync
-from agent.node import Node
+from agent.node import Node as AgentNode
 from agent.service_sync import ServiceSync
 from allocator.ledger import Ledger
-from cluster.resources import EndpointSlice, Service
+from cluster.resources import Resource
 from cluster.store import Problem, Store, Subscriber
-from datapath.entries import BackendEntry, Flow, ServiceEntry, ServiceKey, Translation
+from datapath.abi import ADDRESS_FRONTEND, ADDRESS_NODE_PORT
+from datapath.entries import AddressEntry, BackendEntry
 from datapath.maps import Maps
-from tests.unit.service_maps import MapModel
-from tests.unit.test_cluster_services import piece, service
+from datapath.programmed import GoneBackend
+from datapath.table import Number
+from tests.unit.cluster_objects import OWN_NODE, endpoint, node, piece, service
+from tests.unit.service_maps import MapModel, offer
+
+WEB = ("10.96.0.10", 80, "TCP")
+ONE, TWO = ("10.0.0.1", 8080), ("10.0.0.2", 8080)
 
 
-class Refusing:
-    """Maps that refuse to take their first service."""
+class Flows:
+    """A table with these packed rows."""
 
-    def __init__(self) -> None:
-        self.model = MapModel(room=0)
-        self.delete_service, self.delete_backend = self.model.delete_service, self.model.delete_backend
-        self.put_backend = self.model.put_backend
+    def __init__(self, *rows: tuple[bytes, bytes]) -> None:
+        self._rows = rows
 
-    def put_service(self, key: ServiceKey, entry: ServiceEntry) -> None:
-        try:
-            self.model.put_service(key, entry)
-        except OSError:
-            self.model.room = 10**9
-            raise
-
-    def services(self) -> dict[ServiceKey, ServiceEntry]:
-        return dict(self.model.services)
-
-    def backends(self) -> dict[int, BackendEntry]:
-        return dict(self.model.backends)
-
-    def conntrack(self) -> dict[Flow, Translation]:
-        return {}
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._rows)
 
 
-class OneService:
-    """A store with one Service and its backend."""
+class Numbered:
+    """The model's backends under the keys that the table has."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: MapModel) -> None:
+        self._model = model
+
+    def put_many(self, entries: Sequence[tuple[Number, BackendEntry]]) -> None:
+        self._model.backends.put_many(entries)
+
+    def delete_many(self, keys: Iterable[Number]) -> None:
+        self._model.backends.delete_many(keys)
+
+    def items(self) -> list[tuple[Number, BackendEntry]]:
+        return [(Number(number), entry) for number, entry in self._model.backends.items()]
+
+
+class NoCounters(Flows):
+    def delete_many(self, keys: Iterable[Number]) -> None:
+        del keys
+
+
+class FakeMaps:
+    """The model with the names that the agent uses."""
+
+    def __init__(self, model: MapModel, conntrack: Flows | None = None) -> None:
+        self.model = model
+        self.services = model.services
+        self.backends = Numbered(model)
+        self.conntrack = conntrack or Flows()
+        self.affinity = self.socket_backends = self.socket_frontends = Flows()
+        self.flow_counters = NoCounters()
+        self.mark_address = model.mark_address
+
+    def addresses(self) -> dict[str, AddressEntry]:
+        return {address: AddressEntry(flags) for address, flags in self.model.marks.items()}
+
+
+class Shelf:
+    """A store that is told what it holds."""
+
+    def __init__(self, *objects: Resource) -> None:
         self.synced = asyncio.Event()
         self.synced.set()
+        self.wrong: list[Problem] = []
+        self._objects = {(one.kind, one.key): one for one in objects}
+        self._subscribers: list[Subscriber] = []
 
-    def list(self, kind: type) -> list[Any]:
-        return {Service: [service()], EndpointSlice: [piece("a", "10.0.0.1")]}[kind]
+    def put(self, *objects: Resource) -> None:
+        for one in objects:
+            self._objects[one.kind, one.key] = one
+            self._tell(one.kind, one.key)
+
+    def remove(self, kind: str, key: str) -> None:
+        del self._objects[kind, key]
+        self._tell(kind, key)
+
+    def get(self, kind: type[Resource], namespace: str, name: str) -> Resource | None:
+        return self._objects.get((kind.__name__, f"{namespace}/{name}" if namespace else name))
+
+    def list(self, kind: type[Resource]) -> list[Any]:
+        return [one for (name, _), one in sorted(self._objects.items()) if name == kind.__name__]
 
     def subscribe(self, callback: Subscriber) -> None:
-        del callback
+        self._subscribers.append(callback)
 
     def problems(self) -> list[Problem]:  # type: ignore[valid-type]  # `list` is the method in here
-        return []
+        return self.wrong
+
+    def _tell(self, kind: str, key: str) -> None:
+        for callback in self._subscribers:
+            callback(kind, key)
 
 
-async def told(sync: ServiceSync) -> list[dict[str, str]]:
-    """The problems in the answer to `dragline status`."""
-    node = SimpleNamespace(
-        ledger=Ledger(),
-        store=OneService(),
-        journal=SimpleNamespace(problems=[], size=0),
-        pool_problems=[],
-        services=sync,
-        not_ready=lambda: "",
-        config=SimpleNamespace(node_name="one", store=Path("store"), journal=Path("journal")),
-        programs="",
-        uplinks=SimpleNamespace(names=[]),
-    )
-    problems: list[dict[str, str]] = json.loads(await answers.status(cast(Node, node), b""))["problems"]
-    return problems
+class Rig:
+    """A running ServiceSync."""
+
+    def __init__(self, store: Shelf, maps: FakeMaps) -> None:
+        self.store, self.maps, self.model = store, maps, maps.model
+        self.sync = ServiceSync(cast(Store, store), cast(Maps, maps), OWN_NODE)
+        self.gone: list[GoneBackend] = []
+        self.sync.on_gone = self.gone.extend
+
+    async def told(self) -> list[dict[str, str]]:
+        """The problems in the answer to `dragline status`."""
+        fake = SimpleNamespace(
+            ledger=Ledger(),
+            store=self.store,
+            journal=SimpleNamespace(problems=[], size=0),
+            pool_problems=[],
+            services=self.sync,
+            not_ready=lambda: "",
+            config=SimpleNamespace(node_name="one", store=Path("store"), journal=Path("journal")),
+            programs="",
+            uplinks=SimpleNamespace(names=[]),
+        )
+        problems: list[dict[str, str]] = json.loads(await answers.status(cast(AgentNode, fake), b""))["problems"]
+        return problems
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -89,23 +146,158 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+def with_sync(story: Callable[[Rig], Awaitable[None]], *objects: Resource, maps: FakeMaps | None = None) -> None:
+    """Run the story beside a ServiceSync whose store holds `objects`."""
+
+    async def main() -> None:
+        rig = Rig(Shelf(*objects), maps or FakeMaps(MapModel()))
+        task = asyncio.create_task(rig.sync.run())
+        try:
+            await story(rig)
+            assert not task.done()
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+
 def test_maps_that_refuse_are_a_problem_and_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_sync, "RETRY_S", 0.1)
 
-    async def main() -> None:
-        maps = Refusing()
-        sync = ServiceSync(cast(Store, OneService()), cast(Maps, maps))
-        task = asyncio.create_task(sync.run())
-        try:
-            await until(lambda: sync.problem or sync.synced)
-            assert not sync.synced
-            assert "not up to date" in sync.problem and f"[Errno {errno.E2BIG}]" in sync.problem
-            assert await told(sync) == [{"source": "services", "message": sync.problem}]
-            await until(lambda: sync.synced)
-            assert await told(sync) == []
-            maps.model.assert_is({("10.96.0.10", 80, "TCP"): (("10.0.0.1", 8080),)})
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def story(rig: Rig) -> None:
+        rig.model.room = 0
+        await until(lambda: rig.sync.problem or rig.sync.synced)
+        assert not rig.sync.synced
+        assert "not up to date" in rig.sync.problem and f"[Errno {errno.E2BIG}]" in rig.sync.problem
+        assert await rig.told() == [{"source": "services", "message": rig.sync.problem}]
+        rig.model.room = 10**9
+        await until(lambda: rig.sync.synced)
+        assert await rig.told() == []
+        rig.model.assert_is({WEB: offer(ONE)}, [], {})
 
-    asyncio.run(main())
+    with_sync(story, service(), piece("a", ONE[0]))
+
+
+def test_changes_follow_and_who_is_gone_is_told() -> None:
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        assert rig.gone == []
+        number = rig.model.belonging(WEB)[ONE]
+        endpoints = [endpoint(ONE[0], ready=False, serving=True, terminating=True), endpoint(TWO[0])]
+        rig.store.put(piece("a", endpoints=endpoints))
+        await until(lambda: rig.gone)
+        rig.model.assert_is({WEB: offer(TWO, draining=(ONE,))}, [], {WEB: {ONE}})
+        assert rig.gone == [GoneBackend(number, *ONE, "TCP", "draining")]
+        rig.store.put(piece("a", TWO[0]))
+        await until(lambda: len(rig.gone) == 2)
+        assert rig.gone[1] == GoneBackend(number, *ONE, "TCP", "removed")
+        rig.store.remove("Service", "default/web")
+        await until(lambda: not rig.model.services)
+        assert [one.state for one in rig.gone[2:]] == ["removed"]
+        assert (rig.sync.frontends, rig.sync.backends) == (0, 0)
+
+    with_sync(story, service(), piece("a", ONE[0]))
+
+
+def test_node_ports_are_called_at_the_addresses_of_all_nodes() -> None:
+    ports = [{"port": 80, "targetPort": 8080, "nodePort": 30080}]
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        assert rig.model.reached(("0.0.0.0", 30080, "TCP")) == (ONE,)
+        assert {a for a, flags in rig.model.marks.items() if flags & ADDRESS_NODE_PORT} == {"192.0.2.1"}
+        rig.store.put(node("node-b", ("InternalIP", "192.0.2.2")))
+        await until(lambda: "192.0.2.2" in rig.model.marks)
+        before = rig.model.writes
+        rig.store.put(node("node-b", ("InternalIP", "192.0.2.2"), zone="z"), service("other", clusterIP="10.96.0.11"))
+        await until(lambda: "10.96.0.11" in rig.model.marks)
+        assert rig.model.writes == before + 2, "a node that only changed otherwise costs nothing"
+        rig.store.remove("Node", "node-a")
+        await until(lambda: "192.0.2.1" not in rig.model.marks)
+
+    own = node("node-a", ("InternalIP", "192.0.2.1"))
+    with_sync(story, own, service(type="NodePort", ports=ports), piece("a", ONE[0]))
+
+
+def test_what_a_service_cannot_have_is_told() -> None:
+    sctp = service(ports=[{"port": 80, "targetPort": 8080, "protocol": "SCTP"}])
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        (problem,) = await rig.told()
+        assert problem["source"] == "Service default/web" and "SCTP" in problem["message"]
+
+    with_sync(story, sctp, piece("a", ONE[0], ports=[{"port": 8080, "protocol": "SCTP"}]))
+
+
+def model_with(*objects: Resource) -> MapModel:
+    """What an earlier agent left for these objects."""
+    model = MapModel()
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+
+    with_sync(story, *objects, maps=FakeMaps(model))
+    model.writes = 0
+    return model
+
+
+def test_a_second_start_writes_nothing() -> None:
+    objects = service(), piece("a", ONE[0], TWO[0]), node("node-a", ("InternalIP", "192.0.2.1"))
+    model = model_with(*objects)
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        assert rig.model.writes == 0
+
+    with_sync(story, *objects, maps=FakeMaps(model))
+
+
+def test_what_cannot_be_read_stays_in_force_until_it_can() -> None:
+    """The slice's file and the nodes' are broken when the agent starts."""
+    model = model_with(service(), piece("a", ONE[0]), node("node-b", ("InternalIP", "192.0.2.2")))
+
+    async def story(rig: Rig) -> None:
+        rig.store.wrong = [Problem("slices.yaml:1", "no YAML")]
+        await until(lambda: rig.sync.synced)
+        assert rig.model.reached(WEB) == (ONE,)
+        assert {"192.0.2.2", WEB[0]} == rig.model.marks.keys()
+        rig.store.put(node("node-a", ("InternalIP", "192.0.2.1")))
+        await until(lambda: "192.0.2.1" in rig.model.marks)
+        assert "192.0.2.2" in rig.model.marks
+        rig.store.wrong = []
+        rig.store.put(piece("b", TWO[0]))
+        await until(lambda: rig.model.reached(WEB) == (TWO,))
+        assert rig.model.marks.keys() == {"192.0.2.1", WEB[0]}
+
+    with_sync(story, service(), maps=FakeMaps(model))
+
+
+def test_ids_that_flows_still_hold_are_not_given() -> None:
+    value = bytes(20) + (7).to_bytes(4, "little") + (9).to_bytes(4, "little") + bytes(12)
+    maps = FakeMaps(MapModel(), Flows((b"", value)))
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        assert rig.model.ever == [10]
+        assert rig.model.backends[10] == BackendEntry(*ONE, 10)
+
+    with_sync(story, service(), piece("a", ONE[0]), maps=maps)
+
+
+def test_a_batch_that_stops_midway_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_sync, "RETRY_S", 0.01)
+    model = MapModel()
+    model.fails_at = 2
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.problem)
+        assert "refused" in rig.sync.problem
+        model.fails_at = -1
+        await until(lambda: rig.sync.synced)
+        rig.model.assert_is({WEB: offer(ONE, TWO)}, [], {})
+        assert rig.model.marks[WEB[0]] & ADDRESS_FRONTEND and len(model.ever) == 2
+
+    with_sync(story, service(), piece("a", ONE[0], TWO[0]), maps=FakeMaps(model))

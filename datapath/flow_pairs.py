@@ -1,0 +1,174 @@
+"""The conntrack map seen as flows: forward and reverse entries put together again. Pure: packed entries in.
+
+A table may be full (131,072 entries), so entries stay packed until they are known to be wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from datapath import bpfcall
+from datapath.abi import CT_FORWARD, CT_REVERSE, HAIRPIN_ADDRESS, HAIRPIN_ADDRESS6, SERVICE_NONE, layout
+from datapath.entries import pack_ip, pack_port, protocol_number
+from datapath.flows import Flow, Translation
+
+_FLOW, _CONNTRACK = layout("flow"), layout("conntrack")
+_HAIRPINS = frozenset({pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)})
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+_NO_PAD = bytes(2)
+
+Packed = dict[bytes, bytes]
+"""Conntrack entries by their key, both as they lie in the map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The pod's end of a flow, and the frontend it names (of a direct flow: the peer)."""
+
+    address: str
+    port: int
+    frontend: str
+    frontend_port: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One flow. `source_port` is the one on the wire; `last_seen_ns` is None when the reverse entry is missing.
+
+    `lost` says which half is missing: "", "forward" or "reverse".
+    """
+
+    client: Client
+    backend: str
+    backend_port: int
+    source_port: int
+    service_id: int
+    backend_id: int
+    flags: int
+    last_seen_ns: int | None
+    lost: str
+
+    @property
+    def direct(self) -> bool:
+        """Whether it is a flow to no Service, which only got another source port."""
+        return self.service_id == SERVICE_NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which flows: of pods with one of `clients` (packed; None: any), to one of `frontends` (packed; None: any)."""
+
+    clients: frozenset[bytes] | None = None
+    frontends: frozenset[bytes] | None = None
+
+
+class Found(NamedTuple):
+    """A flow before it is decoded: its forward key; `orphan_key` is its reverse entry's when only that is left."""
+
+    key: bytes
+    orphan_key: bytes
+
+
+def packed_frontend(address: str, port: int, protocol: str) -> bytes:
+    """A frontend as `Wanted` has it. OSError when `address` is none."""
+    return pack_ip(address) + pack_port(port) + bytes([protocol_number(protocol)])
+
+
+def snapshot(batches: Iterable[tuple[bytes, bytes]]) -> Packed:
+    """All entries, from what `Table.batches` gives."""
+    found: Packed = {}
+    for keys, values in batches:
+        found.update(zip(bpfcall.cut(keys, _FLOW.size), bpfcall.cut(values, _CONNTRACK.size), strict=True))
+    return found
+
+
+def find(entries: Packed, wanted: Wanted = Wanted()) -> list[Found]:
+    """Every wanted flow, in the order of clients and frontends."""
+    found: list[Found] = []
+    for key, value in entries.items():
+        if key[37] == CT_FORWARD:
+            if _is_wanted(key, wanted):
+                found.append(Found(key, b""))
+        elif key[37] == CT_REVERSE:
+            forward_key = _forward_key(key, value)
+            if forward_key not in entries and _is_wanted(forward_key, wanted):
+                found.append(Found(forward_key, key))
+    return sorted(found)
+
+
+def pair(entries: Packed, found: Found) -> Pair:
+    """Put a flow of these entries together."""
+    if found.orphan_key:
+        return _orphan(found.key, found.orphan_key, entries[found.orphan_key])
+    return _whole(found.key, entries)
+
+
+def count_by_backend(entries: Packed) -> Mapping[int, int]:
+    """Flows by backend id, of the forward entries."""
+    counts: dict[int, int] = {}
+    for key, value in entries.items():
+        if key[37] == CT_FORWARD:
+            backend_id = int.from_bytes(value[24:28], "little")
+            counts[backend_id] = counts.get(backend_id, 0) + 1
+    return counts
+
+
+def _is_wanted(forward_key: bytes, wanted: Wanted) -> bool:
+    if wanted.clients is not None and forward_key[:16] not in wanted.clients:
+        return False
+    frontend = forward_key[16:32] + forward_key[34:36] + forward_key[36:37]
+    return wanted.frontends is None or frontend in wanted.frontends
+
+
+def _reverse_key(forward_key: bytes, forward: bytes) -> bytes:
+    """As reverse_flow of bpf/lib/conntrack.h."""
+    client, backend = forward_key[:16], forward[:16]
+    if client == backend:
+        client = pack_ip(HAIRPIN_ADDRESS if client.startswith(_V4_MAPPED) else HAIRPIN_ADDRESS6)
+    return backend + client + forward[16:18] + forward[18:20] + forward_key[36:37] + bytes([CT_REVERSE]) + _NO_PAD
+
+
+def _forward_key(reverse_key: bytes, reverse: bytes) -> bytes:
+    """The twin of a reverse entry; a hairpin flow's client is its backend."""
+    client = reverse_key[:16] if reverse_key[16:32] in _HAIRPINS else reverse_key[16:32]
+    ports = reverse[18:20] + reverse[16:18]
+    return client + reverse[:16] + ports + reverse_key[36:37] + bytes([CT_FORWARD]) + _NO_PAD
+
+
+def _client(flow: Flow) -> Client:
+    return Client(flow.source, flow.source_port, flow.destination, flow.destination_port, flow.protocol)
+
+
+def _whole(key: bytes, entries: Packed) -> Pair:
+    forward, answer = Translation.decode(entries[key]), entries.get(_reverse_key(key, entries[key]))
+    mine = answer is not None and answer[:20] == key[16:32] + key[34:36] + key[32:34]
+    reverse = Translation.decode(answer) if mine and answer is not None else None
+    return Pair(
+        client=_client(Flow.decode(key)),
+        backend=forward.address,
+        backend_port=forward.port,
+        source_port=forward.client_port,
+        service_id=forward.service_id,
+        backend_id=forward.backend_id,
+        flags=reverse.flags if reverse else 0,
+        last_seen_ns=reverse.last_seen_ns if reverse else None,
+        lost="" if reverse else "reverse",
+    )
+
+
+def _orphan(key: bytes, reverse_key: bytes, value: bytes) -> Pair:
+    answer, reverse = Flow.decode(reverse_key), Translation.decode(value)
+    return Pair(
+        client=_client(Flow.decode(key)),
+        backend=answer.source,
+        backend_port=answer.source_port,
+        source_port=answer.destination_port,
+        service_id=reverse.service_id,
+        backend_id=reverse.backend_id,
+        flags=reverse.flags,
+        last_seen_ns=reverse.last_seen_ns,
+        lost="forward",
+    )
