@@ -36,9 +36,10 @@ def map_entries(bpf_root: Path) -> list[str]:
         lines = [f"pods {ifindex}: {entry}" for ifindex, entry in maps.pods().items()]
         local = maps.locals().items()
         lines += [f"local_addresses {key}: {entry}" for key, entry in local if entry.kind != ADDRESS_NODE]
-        lines += [f"services4 {key}: {entry}" for key, entry in maps.services().items()]
-        lines += [f"backends4 {number}: {entry}" for number, entry in maps.backends().items()]
-        lines += [f"conntrack4 {key}: {entry}" for key, entry in maps.conntrack().items()]
+        lines += [f"services {key}: {entry}" for key, entry in maps.services.items()]
+        lines += [f"backends {key.number}: {entry}" for key, entry in maps.backends.items()]
+        lines += [f"conntrack {key}: {entry}" for key, entry in maps.conntrack.items()]
+        lines += [f"netns_pods {key.number:#x}: {slave.number}" for key, slave in maps.netns_pods.items()]
     return lines
 
 
