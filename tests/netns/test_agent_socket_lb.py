@@ -20,11 +20,11 @@ from datapath.maps import Maps
 from datapath.sockdiag import DiagSocket
 from datapath.table import Cookie, Number
 from tests.netns.agent_rig import GATEWAY, AgentRig
+from tests.netns.cgroup_programs import all_attached, gone
 from tests.netns.cni_calls import Container
 from tests.netns.named_server import TIMEOUT_S, connect, named_server, who
 from tests.netns.node import program_id
 from tests.netns.socket_node import cookie_of
-from tests.netns.test_cgroup import all_attached, gone
 from tests.testbed import netns
 
 VIP, PORT, TARGET_PORT = "10.96.7.7", 80, 8080
