@@ -93,16 +93,9 @@ static inlined void count_refused(__u32 service_id)
 		__sync_fetch_and_add(&counters_of->refused, 1);
 }
 
-/* Is it an address of the pod that has this slave? */
-static inlined int is_own(struct __sk_buff *skb, const struct ip *addr)
-{
-	struct address *known = address_lookup(addr);
-
-	return known && known->flags & ADDRESS_POD && known->slave_ifindex == skb->ifindex;
-}
-
 /* Fill w->forward with a backend for a new flow to w->key. 0, or a drop. */
-static inlined int service_target(struct __sk_buff *skb, struct work *w, const struct service *service)
+static inlined int service_target(struct __sk_buff *skb, const struct pod *pod, struct work *w,
+				  const struct service *service)
 {
 	__u32 service_id = service->service_id, id = 0;
 	struct backend *backend;
@@ -119,9 +112,8 @@ static inlined int service_target(struct __sk_buff *skb, struct work *w, const s
 	w->forward.backend_id = id;
 	w->forward.addr = backend->addr;
 	w->forward.port = backend->port;
-	w->forward.flags = is_own(skb, &w->forward.addr) ? CT_TO_SELF : 0;
-	w->forward.touched = coarse_clock();
-	w->forward.last_seen_ns = 0;
+	w->forward.flags = place_of(skb, pod, &w->pkt, &w->forward.addr);
+	start_forward(&w->forward);
 	return 0;
 }
 
