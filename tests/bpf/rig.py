@@ -66,7 +66,7 @@ class Rig:
             f"ip address add {who.POD_ONE_V6}/64 dev slave nodad",
             f"ip route add default via {who.GATEWAY}",
             f"ip route add default via {who.GATEWAY_V6}",
-            f"ip route add blackhole {who.BLACKHOLE}",
+            *(f"ip route add blackhole {cast.blackhole}" for cast in who.CASTS),
             f"ip neighbour add {who.GATEWAY} lladdr {who.GATEWAY_MAC} dev slave",
             f"ip neighbour add {who.ON_LINK} lladdr {who.REMOTE_MAC} dev slave",
             f"ip neighbour add {who.GATEWAY_V6} lladdr {who.GATEWAY_MAC} dev slave",
@@ -98,16 +98,14 @@ class Rig:
         for spec in MAPS:
             if spec.name in _KEPT:
                 continue
-            for key, _ in list(bpfcall.items(self.maps.fd(spec.name), spec.key_size, spec.value_size)):
-                bpfcall.delete(self.maps.fd(spec.name), key)
+            keys = b"".join(self.raw(spec.name))
+            bpfcall.delete_batch(self.maps.fd(spec.name), keys, spec.key_size)
         self.maps.put_pod(SLAVE, IPVLAN_POD)
-        self.maps.put_local(who.POD_ONE, who.UPLINK, ADDRESS_POD, SLAVE)
-        self.maps.put_local(who.SIBLING, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
-        self.maps.put_local(who.OTHER_UPLINK_POD, who.OTHER_UPLINK, ADDRESS_POD, SIBLING_SLAVE + 1)
-        self.maps.put_local(who.NODE_ONE, 0, ADDRESS_NODE)
-        self.maps.put_local(who.POD_ONE_V6, who.UPLINK, ADDRESS_POD, SLAVE)
-        self.maps.put_local(who.SIBLING_V6, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
-        self.maps.put_local(who.NODE_ONE_V6, 0, ADDRESS_NODE)
+        for cast in who.CASTS:
+            self.maps.put_local(cast.pod, who.UPLINK, ADDRESS_POD, SLAVE)
+            self.maps.put_local(cast.sibling, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
+            self.maps.put_local(cast.other_uplink_pod, who.OTHER_UPLINK, ADDRESS_POD, SIBLING_SLAVE + 1)
+            self.maps.put_local(cast.node, 0, ADDRESS_NODE)
 
     def service(
         self,
@@ -130,6 +128,11 @@ class Rig:
         self.maps.services.put(ServiceKey(*frontend, 0), entry)
         if known:
             self.maps.mark_address(frontend[0], ~0, known | (ADDRESS_ENDPOINTS if backends else 0))
+
+    def raw(self, name: str) -> dict[bytes, bytes]:
+        """Give what is in a map, packed."""
+        spec = next(spec for spec in MAPS if spec.name == name)
+        return dict(bpfcall.items(self.maps.fd(name), spec.key_size, spec.value_size))
 
     def run(self, program: str, frame: bytes, ifindex: int = SLAVE) -> Outcome:
         """One frame through one program, as if on device `ifindex` of the pod's netns."""

@@ -14,7 +14,7 @@ from contextlib import closing
 import pytest
 
 from datapath import bpfcall
-from datapath.abi import Verdict
+from datapath.abi import ABI_VERSION, Verdict
 from datapath.loader import Programs
 from tests.bpf.rig import SLAVE, Rig
 from tests.netns.node import inside, ip, new_netns
@@ -30,7 +30,7 @@ class Wire:
 
     def __init__(self, programs: Programs) -> None:
         self.pod, self.world = new_netns(), new_netns()
-        pins = programs.bpf_root / "v2/progs" / programs.build
+        pins = programs.bpf_root / f"v{ABI_VERSION}/progs" / programs.build
         ip(
             self.pod,
             "ip link set lo up",
@@ -161,7 +161,7 @@ def test_udp(rig: Rig, wire: Wire) -> None:
 def test_hairpin(rig: Rig, wire: Wire) -> None:
     """The pod reaches itself by its Service: macvlan, like ipvlan, brings a frame to the own MAC back."""
     rig.service((VIP, 80, "TCP"), {1: (POD_ONE, 8080)})
-    pins = rig.programs.bpf_root / "v2/progs" / rig.programs.build
+    pins = rig.programs.bpf_root / f"v{ABI_VERSION}/progs" / rig.programs.build
     ip(
         wire.pod,
         "ip link delete slave",
