@@ -30,7 +30,6 @@ NODE_ONE = "10.1.0.2"
 GATEWAY = "10.1.0.1"
 ON_LINK = "10.1.0.20"  # a pod of another node, in pod_one's subnet; its MAC is known
 ON_LINK_UNKNOWN = "10.1.0.21"  # the same, its MAC is not known yet
-BLACKHOLE = "10.1.0.66"
 FAR = "10.9.0.30"
 OTHER_UPLINK_POD = "10.2.0.5"
 VIP, VIP_TWO = "10.96.0.10", "10.96.0.11"
@@ -56,8 +55,6 @@ class Cast:
     node: str
     gateway: str
     on_link: str
-    on_link_unknown: str
-    blackhole: str
     far: str
     far_two: str
     other_uplink_pod: str
@@ -90,11 +87,11 @@ class Cast:
 
 
 V4 = Cast(
-    "v4", POD_ONE, SIBLING, NODE_ONE, GATEWAY, ON_LINK, ON_LINK_UNKNOWN, BLACKHOLE, FAR, "10.9.0.31", OTHER_UPLINK_POD,
+    "v4", POD_ONE, SIBLING, NODE_ONE, GATEWAY, ON_LINK, FAR, "10.9.0.31", OTHER_UPLINK_POD,
     "10.1.0.3", VIP, VIP_TWO, "10.250.0.1", "169.254.202.1", "0.0.0.0", "224.0.0.251",
 )  # fmt: skip
 V6 = Cast(
-    "v6", POD_ONE_V6, SIBLING_V6, NODE_ONE_V6, GATEWAY_V6, ON_LINK_V6, "fd00:1::21", "fd00:1::66", FAR_V6,
+    "v6", POD_ONE_V6, SIBLING_V6, NODE_ONE_V6, GATEWAY_V6, ON_LINK_V6, FAR_V6,
     "fd00:9::31", "fd00:2::5", "fd00:1::3", VIP_V6, "fd00:96::11", "fd00:250::1", "fd3c:7d1a:9e42::1", "::", "ff02::fb",
 )  # fmt: skip
 CASTS = (V4, V6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from datapath import bpfcall
@@ -66,14 +65,12 @@ class Rig:
             f"ip address add {who.POD_ONE_V6}/64 dev slave nodad",
             f"ip route add default via {who.GATEWAY}",
             f"ip route add default via {who.GATEWAY_V6}",
-            *(f"ip route add blackhole {cast.blackhole}" for cast in who.CASTS),
             f"ip neighbour add {who.GATEWAY} lladdr {who.GATEWAY_MAC} dev slave",
             f"ip neighbour add {who.ON_LINK} lladdr {who.REMOTE_MAC} dev slave",
             f"ip neighbour add {who.GATEWAY_V6} lladdr {who.GATEWAY_MAC} dev slave",
             f"ip neighbour add {who.ON_LINK_V6} lladdr {who.REMOTE_MAC} dev slave",
         )
         ip(self.netns, *commands)
-        self.forwarding(True)
 
     def close(self) -> None:
         """Give all back."""
@@ -83,15 +80,6 @@ class Rig:
     def inside(self, work: Callable[[], T]) -> T:
         """Run `work` in the pod's netns."""
         return inside(self.netns, work)
-
-    def forwarding(self, on: bool) -> None:
-        """bpf_fib_lookup works only where the device forwards."""
-
-        def write() -> None:
-            for family in ("ipv4", "ipv6"):
-                Path(f"/proc/sys/net/{family}/conf/slave/forwarding").write_text("1" if on else "0")
-
-        self.inside(write)
 
     def reset(self) -> None:
         """Empty maps, then: the pod, a sibling, a pod on the other uplink, the node."""

@@ -58,7 +58,7 @@ def _untouched(cast: Cast) -> list[Row]:
         _row("other-backend", tcp((cast.far_two, 8080), cast.client, "SA"), None, known),
         _row("other-backend-port", tcp((cast.far, 8081), cast.client, "SA"), None, known),
         _row("ping", icmp(cast.far, cast.pod), None, known),
-        _row("cut", tcp(cast.backend, cast.client, "SA")[:65], None, known),
+        _row("cut", tcp(cast.backend, cast.client, "SA")[: 70 if cast is V6 else 50], None, known),
         _row("to-a-service", tcp(cast.client, cast.web), None, web(cast.far)),
     ]
 

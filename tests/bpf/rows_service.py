@@ -13,7 +13,7 @@ from datapath.table import Number
 from tests.bpf.rig import CLUSTER_IP, OK, REDIRECT, SHOT, Rig
 from tests.bpf.row import Row, Step, V, both, in_both_families, on_wire, passes, pod, syn, web
 from tests.fragments import AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, HOP_OPTIONS, ROUTING, extended
-from tests.packets import OWN_MAC, REMOTE_MAC, V4, V6, Cast, readdressed, sctp, tcp, udp
+from tests.packets import OWN_MAC, V4, V6, Cast, readdressed, sctp, tcp, udp
 
 
 def _row(name: str, frame: bytes, verdict: V, wanted: bytes | None, before: Step, **more: object) -> Row:
@@ -25,12 +25,7 @@ def _places(cast: Cast) -> list[Row]:
     """Where a backend can be."""
     frame = syn(cast)
     macvlan = pod(flags=0)
-    gateway, own, fib, neigh = (
-        V.VERDICT_SERVICE_GATEWAY,
-        V.VERDICT_SERVICE_OWN_MAC,
-        V.VERDICT_SERVICE_FIB,
-        V.VERDICT_SERVICE_NEIGH,
-    )
+    gateway, own, neigh = V.VERDICT_SERVICE_GATEWAY, V.VERDICT_SERVICE_OWN_MAC, V.VERDICT_SERVICE_NEIGH
     no_subnet = pod(mask4="255.255.255.255", mask6="ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
     hairpin = readdressed(frame, src=cast.hairpin, dst=cast.pod, dport=8080, dmac=OWN_MAC)
     near = tcp(cast.client, cast.web, dmac=OWN_MAC)
@@ -40,9 +35,7 @@ def _places(cast: Cast) -> list[Row]:
         _row("sibling-near", near, own, on_wire(cast.sibling, OWN_MAC), web(cast.sibling)),
         _row("node", frame, own, on_wire(cast.node, OWN_MAC), web(cast.node)),
         _row("other-uplink", frame, gateway, on_wire(cast.other_uplink_pod), web(cast.other_uplink_pod)),
-        _row("on-link", frame, fib, on_wire(cast.on_link, REMOTE_MAC), web(cast.on_link)),
-        _row("resolve", frame, neigh, on_wire(cast.on_link_unknown), web(cast.on_link_unknown)),
-        _row("no-route", frame, V.DROP_NO_ROUTE, on_wire(cast.blackhole), web(cast.blackhole)),
+        _row("on-link", frame, neigh, on_wire(cast.on_link), web(cast.on_link)),
         _row("macvlan-far", frame, gateway, on_wire(cast.far), both(web(cast.far), macvlan)),
         _row("macvlan-sibling", frame, neigh, on_wire(cast.sibling), both(web(cast.sibling), macvlan)),
         _row("gateway-only-route", frame, gateway, on_wire(cast.on_link), both(web(cast.on_link), no_subnet)),

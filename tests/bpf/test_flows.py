@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -136,15 +138,36 @@ def test_closing_flow_is_left_by_a_new_connection(
 @in_both_families
 @pytest.mark.parametrize("protocol", MAKERS)
 def test_reverse_entry_lost_by_the_lru_is_made_again(rig: Rig, cast: Cast, protocol: str) -> None:
+    """It is looked for when the coarse clock ticks: here the flow was quiet for long."""
     make = MAKERS[protocol]
     follow_up = {"TCP": ("PA",), "UDP": (), "SCTP": ("data",)}[protocol]
     web(rig, cast.far, protocol=protocol)
     sent(rig, make(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
     before = pair(rig)
     _lose(rig, CT_REVERSE)
+    quiet(rig)
     sent(rig, make(cast.client, cast.web, *follow_up), V.VERDICT_SERVICE_GATEWAY, V.EVENT_REVERSE_LOST)
     after = pair(rig)
     assert (after[0].address, after[1].address) == (before[0].address, before[1].address)
+
+
+@in_both_families
+def test_flow_that_goes_on_is_seen_in_both_entries(rig: Rig, cast: Cast) -> None:
+    web(rig, cast.far)
+    sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    for step in (lambda: sent(rig, tcp(cast.client, cast.web, "A"), V.VERDICT_SERVICE_GATEWAY),
+                 lambda: received(rig, tcp(cast.backend, cast.client, "A"))):  # fmt: skip
+        quiet(rig)
+        assert pair(rig)[1].last_seen_ns == 1
+        step()
+        assert 0 <= time.monotonic_ns() - pair(rig)[1].last_seen_ns < 10_000_000_000
+
+
+def quiet(rig: Rig) -> None:
+    """As if no packet had come for long: both entries were touched in another tick of the coarse clock."""
+    for flow, entry in list(rig.maps.conntrack.items()):
+        seen = 1 if flow.direction == CT_REVERSE else 0
+        rig.maps.conntrack.put(flow, replace(entry, touched=entry.touched ^ 0x8000, last_seen_ns=seen))
 
 
 @in_both_families

@@ -62,10 +62,6 @@ class Wire:
 
         inside(self.pod, switch)
 
-    def resolve_by_fib(self, on: bool) -> None:
-        """Let bpf_fib_lookup answer on the slave, or not; forget what is known of neighbours."""
-        ip(self.pod, f"sysctl -qw net.ipv4.conf.slave.forwarding={int(on)}", "ip neighbour flush dev slave")
-
 
 @pytest.fixture
 def wire(programs: Programs, rig: Rig) -> Iterator[Wire]:
@@ -115,17 +111,11 @@ def counted(rig: Rig, before: dict[Verdict, int]) -> dict[Verdict, int]:
 
 @pytest.mark.parametrize("software", [False, True], ids=["checksum-offload", "checksum-software"])
 @pytest.mark.parametrize(
-    ("backend", "fib", "way"),
-    [
-        (FAR, False, V.VERDICT_SERVICE_GATEWAY),
-        (ON_LINK_UNKNOWN, False, V.VERDICT_SERVICE_NEIGH),
-        (ON_LINK_UNKNOWN, True, V.VERDICT_SERVICE_FIB),
-    ],
+    ("backend", "way"), [(FAR, V.VERDICT_SERVICE_GATEWAY), (ON_LINK_UNKNOWN, V.VERDICT_SERVICE_NEIGH)]
 )
-def test_tcp(rig: Rig, wire: Wire, backend: str, fib: bool, way: Verdict, software: bool) -> None:
+def test_tcp(rig: Rig, wire: Wire, backend: str, way: Verdict, software: bool) -> None:
     """Large segments through all programs; a second pass of the hook for every frame that redirect_neigh sent."""
     rig.service((VIP, 80, "TCP"), {1: (backend, 8080)})
-    wire.resolve_by_fib(fib)
     if software:
         wire.checksums_by_software()
     before = rig.maps.counters()

@@ -26,6 +26,8 @@ from bcc import BPF
 from datapath.loader import SOURCES
 b = BPF(text=sys.stdin.read(), cflags=[f'-DBPF_MAPS="{sys.argv[1]}"', f"-I{SOURCES}/stubs/include"])
 def facts(kind):
+    if issubclass(kind, ctypes.Array):  # per CPU
+        kind = kind._type_
     fields = [(f[0], getattr(kind, f[0]).offset, getattr(kind, f[0]).size) for f in getattr(kind, "_fields_", ())]
     return ctypes.sizeof(kind), [f for f in fields if not f[0].startswith("__pad")]
 print(json.dumps({name: [facts(b[name].Key), facts(b[name].Leaf)] for name in sys.argv[2:]}))
