@@ -41,6 +41,8 @@ static inlined int parse_inner(struct __sk_buff *skb, __u16 family, __u32 at, st
 	if (family == AF_INET) {
 		if (bpf_skb_load_bytes(skb, at, &ip4, sizeof(ip4)) < 0 || ip4.fragment & bpf_htons(IP_FRAGMENT_OFFSET))
 			return -1;
+		if (ip4.version_ihl < 0x45 || ip4.version_ihl > 0x4f)
+			return -1;
 		inner->saddr = ip_of4(ip4.saddr);
 		inner->daddr = ip_of4(ip4.daddr);
 		inner->proto = ip4.proto;
@@ -124,7 +126,8 @@ static inlined int error_to_pod(struct __sk_buff *skb, struct work *w)
 	struct packet inner = {};
 	struct conntrack *reverse;
 
-	if (parse_inner(skb, pkt->family, at, &inner) < 0)
+	/* Who is told of another's packet makes nothing of it. */
+	if (parse_inner(skb, pkt->family, at, &inner) < 0 || !same_ip(&inner.saddr, &pkt->daddr))
 		return VERDICT_PASS;
 	set_flow(&w->flow, &inner, CT_FORWARD);
 	w->answer = w->flow; /* the quoted packet is on its way to the backend: its answer goes the other way */
