@@ -30,6 +30,7 @@ NODE_ONE = "10.1.0.2"
 GATEWAY = "10.1.0.1"
 ON_LINK = "10.1.0.20"  # a pod of another node, in pod_one's subnet; its MAC is known
 ON_LINK_UNKNOWN = "10.1.0.21"  # the same, its MAC is not known yet
+BLACKHOLE = "10.1.0.66"
 FAR = "10.9.0.30"
 OTHER_UPLINK_POD = "10.2.0.5"
 VIP, VIP_TWO = "10.96.0.10", "10.96.0.11"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests.bpf import rows_answer, rows_direct, rows_node, rows_service, rows_source
+from tests.bpf import rows_answer, rows_direct, rows_node, rows_refusal, rows_service, rows_source
 from tests.bpf.row import Row
 
 TOPICS = {
     "direct": rows_direct.ROWS,
     "source": rows_source.ROWS,
     "service": rows_service.ROWS,
+    "refusal": rows_refusal.ROWS,
     "answer": rows_answer.ROWS,
     "node": rows_node.ROWS,
 }

@@ -64,6 +64,8 @@ def _protocols(cast: Cast) -> list[Row]:
         _row("sctp-sibling", init, V.VERDICT_SERVICE_OWN_MAC, readdressed(init, dst=cast.sibling, dmac=OWN_MAC),
              web(cast.sibling, "SCTP", 80)),
         _row("sctp-hairpin", init, V.VERDICT_HAIRPIN, hairpin, web(cast.pod, "SCTP", 80)),
+        # The agent leaves such backends out; what a stranger wrote into the maps is dropped halfway.
+        _row("sctp-other-port", init, V.DROP_REWRITE, readdressed(init, dst=cast.far), web(cast.far, "SCTP", 8080)),
     ]  # fmt: skip
 
 

@@ -168,15 +168,22 @@ def mirror_of(side: str | int) -> tuple[int, list[list[object]]]:
     return layout(side).size, fields
 
 
+def readme_rows(columns: int) -> list[tuple[str, ...]]:
+    """The rows of bpf/README.md's tables with so many columns."""
+    lines = (loader.SOURCES / "README.md").read_text().splitlines()
+    rows = [tuple(cell.strip(" `") for cell in line.strip("|").split("|")) for line in lines if line.startswith("| `")]
+    return [row for row in rows if len(row) == columns]
+
+
 def test_readme_shows_the_hooks() -> None:
     """bpf/README.md lists every program in packet order, with its file and hook, as the loader has them."""
-    rows = [
-        tuple(cell.strip(" `") for cell in line.strip("|").split("|"))
-        for line in (loader.SOURCES / "README.md").read_text().splitlines()
-        if line.startswith("| `")
-    ]
-    hooks = [row[:3] for row in rows if len(row) == 4]
+    hooks = [row[:3] for row in readme_rows(4)]
     assert hooks == [(spec.name, spec.source, spec.hook) for spec in PROGRAMS]
+
+
+def test_readme_shows_the_headers() -> None:
+    headers = sorted(path.name for path in (loader.SOURCES / "lib").glob("*.h"))
+    assert [row[0] for row in readme_rows(2)] == headers
 
 
 def test_entries_of_a_stranger_are_dropped(rig: Rig) -> None:
