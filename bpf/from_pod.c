@@ -134,7 +134,7 @@ static inlined int translation(struct __sk_buff *skb, struct pod *pod, struct wo
 	struct service *service = NULL;
 	int called = is_called(known), ret = 0;
 
-	if (called && w->pkt.flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
+	if (called)
 		fragment_ports(&w->pkt);
 	if (w->pkt.flags & PACKET_PORTS) {
 		if (called || pod->flags & POD_DIRECT_NAT)

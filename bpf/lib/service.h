@@ -61,7 +61,8 @@ static inlined struct backend *choose_backend(struct service_key *key, const str
 		return NULL;
 	if (timeout_s) {
 		had = affinity_lookup(&who);
-		if (had && now - had->last_used_ns < (__u64)timeout_s * 1000000000) {
+		/* Signed: another CPU may have used the entry after this one read the clock. */
+		if (had && (__s64)(now - had->last_used_ns) < (__s64)timeout_s * 1000000000) {
 			*id = had->backend_id;
 			backend = open_backend(*id, service_id);
 		}
