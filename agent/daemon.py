@@ -148,6 +148,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
     controls = {verb: partial(answer, node) for verb, answer in CONTROLS.items()}
     server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
     _follow_pools(node)
+    node.services.on_gone = partial(socket_lb.backends_gone, node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)
     async with asyncio.TaskGroup() as group:
         tasks = [

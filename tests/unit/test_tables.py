@@ -21,6 +21,7 @@ STATUS = {
     "kernel": "6.1.0",
     "store": "dir:/m",
     "programs": "adopted 0123",
+    "socket_lb": "on, at /sys/fs/cgroup",
     "uplinks": ["eth0"],
     "attachments": {"ready": 2},
     "frontends": 1,
