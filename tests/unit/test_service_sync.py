@@ -21,6 +21,7 @@ from cluster.resources import Resource
 from cluster.store import Problem, Store
 from datapath.abi import ADDRESS_FRONTEND, ADDRESS_NODE_PORT
 from datapath.entries import AddressEntry, BackendEntry
+from datapath.flows import Translation
 from datapath.maps import Maps
 from datapath.programmed import GoneBackend
 from datapath.table import Number
@@ -243,7 +244,7 @@ def test_what_cannot_be_read_stays_in_force_until_it_can() -> None:
 
 
 def test_ids_that_flows_still_hold_are_not_given() -> None:
-    value = bytes(20) + (7).to_bytes(4, "little") + (9).to_bytes(4, "little") + bytes(12)
+    value = Translation("10.9.0.30", 8080, 40000, 7, 9).encode()
     maps = FakeMaps(MapModel(), Flows((b"", value)))
 
     async def story(rig: Rig) -> None:
