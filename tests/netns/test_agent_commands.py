@@ -203,7 +203,7 @@ def test_draining(commands: Commands) -> None:
             assert [line for line in lines if mine in line and line.endswith("its next packet goes on")]
             lines = commands.text("trace", "client", "web:80/UDP").splitlines()
             mine = f"port {datagrams.getsockname()[1]} -> {sibling}:8080  REPLIED"
-            assert [line for line in lines if mine in line and "its next packet moves to another backend" in line]
+            assert [line for line in lines if mine in line and "its next packet chooses another backend" in line]
             echo(stream, b"still there")
             assert "hairpin" in commands.counted(lambda: datagrams.send(b"again"))
 
