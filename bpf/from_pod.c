@@ -29,7 +29,7 @@ static inlined int hairpin_answer(struct __sk_buff *skb, const struct pod *pod, 
 	reverse = answered(w);
 	if (!reverse)
 		return VERDICT_PASS;
-	conntrack_touch(reverse, &w->pkt, CT_PEER_FIN, CT_ANSWERED);
+	conntrack_answered(reverse, &w->pkt);
 	ports = (struct ports){reverse->port, reverse->client_port};
 	if (rewrite(skb, &w->pkt, &reverse->addr, &w->pkt.saddr, ports) < 0 || rewrite_dmac(skb, pod->mac) < 0)
 		return -DROP_REWRITE;
@@ -53,8 +53,7 @@ static inlined int direct_target(struct __sk_buff *skb, struct pod *pod, struct 
 	w->forward.port = w->pkt.dport;
 	w->forward.client_port = w->pkt.sport;
 	w->forward.flags = 0;
-	w->forward.touched = coarse_clock();
-	w->forward.last_seen_ns = 0;
+	start_forward(&w->forward);
 	set_answer(w);
 	reverse = conntrack_lookup(&w->answer);
 	if (!reverse)
@@ -75,7 +74,7 @@ static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work 
 	int ret;
 
 	if (service) {
-		ret = service_target(skb, w, service);
+		ret = service_target(skb, pod, w, service);
 		if (ret < 0)
 			return ret;
 	} else if (!direct_target(skb, pod, w)) {
@@ -89,14 +88,11 @@ static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work 
 static inlined int to_backend(struct __sk_buff *skb, const struct pod *pod, const struct work *w)
 {
 	struct ports ports = {w->forward.client_port, w->forward.port};
-	int to_self = w->forward.flags & CT_TO_SELF;
-	struct ip saddr = to_self ? hairpin_ip(&w->pkt.saddr) : w->pkt.saddr;
+	struct ip saddr = w->forward.flags & CT_TO_SELF ? hairpin_ip(&w->pkt.saddr) : w->pkt.saddr;
 
 	if (rewrite(skb, &w->pkt, &saddr, &w->forward.addr, ports) < 0)
 		return -DROP_REWRITE;
-	if (!to_self)
-		return service_next_hop(skb, pod, &w->pkt, &w->forward.addr);
-	return rewrite_dmac(skb, pod->mac) < 0 ? -DROP_REWRITE : VERDICT_HAIRPIN;
+	return service_next_hop(skb, pod, &w->pkt, &w->forward);
 }
 
 /* No Service, but the flow needs another source port than its own. */
@@ -138,11 +134,11 @@ static inlined int translation(struct __sk_buff *skb, struct pod *pod, struct wo
 	struct service *service = NULL;
 	int called = is_called(known), ret = 0;
 
-	if (called && w->pkt.flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
+	if (called)
 		fragment_ports(&w->pkt);
 	if (w->pkt.flags & PACKET_PORTS) {
 		if (called || pod->flags & POD_DIRECT_NAT)
-			ret = conntrack_resume(w);
+			ret = conntrack_resume(skb, pod, w);
 		if (ret)
 			return ret;
 		if (called)

@@ -14,7 +14,7 @@ from contextlib import closing
 import pytest
 
 from datapath import bpfcall
-from datapath.abi import Verdict
+from datapath.abi import ABI_VERSION, Verdict
 from datapath.loader import Programs
 from tests.bpf.rig import SLAVE, Rig
 from tests.netns.node import inside, ip, new_netns
@@ -30,7 +30,7 @@ class Wire:
 
     def __init__(self, programs: Programs) -> None:
         self.pod, self.world = new_netns(), new_netns()
-        pins = programs.bpf_root / "v2/progs" / programs.build
+        pins = programs.bpf_root / f"v{ABI_VERSION}/progs" / programs.build
         ip(
             self.pod,
             "ip link set lo up",
@@ -61,10 +61,6 @@ class Wire:
                 fcntl.ioctl(control, SIOCETHTOOL, struct.pack("=16sQ", b"slave", ctypes.addressof(value)))
 
         inside(self.pod, switch)
-
-    def resolve_by_fib(self, on: bool) -> None:
-        """Let bpf_fib_lookup answer on the slave, or not; forget what is known of neighbours."""
-        ip(self.pod, f"sysctl -qw net.ipv4.conf.slave.forwarding={int(on)}", "ip neighbour flush dev slave")
 
 
 @pytest.fixture
@@ -115,17 +111,11 @@ def counted(rig: Rig, before: dict[Verdict, int]) -> dict[Verdict, int]:
 
 @pytest.mark.parametrize("software", [False, True], ids=["checksum-offload", "checksum-software"])
 @pytest.mark.parametrize(
-    ("backend", "fib", "way"),
-    [
-        (FAR, False, V.VERDICT_SERVICE_GATEWAY),
-        (ON_LINK_UNKNOWN, False, V.VERDICT_SERVICE_NEIGH),
-        (ON_LINK_UNKNOWN, True, V.VERDICT_SERVICE_FIB),
-    ],
+    ("backend", "way"), [(FAR, V.VERDICT_SERVICE_GATEWAY), (ON_LINK_UNKNOWN, V.VERDICT_SERVICE_NEIGH)]
 )
-def test_tcp(rig: Rig, wire: Wire, backend: str, fib: bool, way: Verdict, software: bool) -> None:
+def test_tcp(rig: Rig, wire: Wire, backend: str, way: Verdict, software: bool) -> None:
     """Large segments through all programs; a second pass of the hook for every frame that redirect_neigh sent."""
     rig.service((VIP, 80, "TCP"), {1: (backend, 8080)})
-    wire.resolve_by_fib(fib)
     if software:
         wire.checksums_by_software()
     before = rig.maps.counters()
@@ -161,7 +151,7 @@ def test_udp(rig: Rig, wire: Wire) -> None:
 def test_hairpin(rig: Rig, wire: Wire) -> None:
     """The pod reaches itself by its Service: macvlan, like ipvlan, brings a frame to the own MAC back."""
     rig.service((VIP, 80, "TCP"), {1: (POD_ONE, 8080)})
-    pins = rig.programs.bpf_root / "v2/progs" / rig.programs.build
+    pins = rig.programs.bpf_root / f"v{ABI_VERSION}/progs" / rig.programs.build
     ip(
         wire.pod,
         "ip link delete slave",
