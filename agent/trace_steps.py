@@ -139,8 +139,10 @@ def reach(facts: Facts, backend: BackendView) -> Decision:
             Verdict.VERDICT_SERVICE_GATEWAY, f"{_whose(facts, place)}, off-link: keeps the next hop's MAC{via}"
         )
     mac = place.way.mac if place.way else ""
-    why = f"{_whose(facts, place)}, on-link: redirect_neigh, {f'MAC {mac}' if mac else 'MAC not known yet'}"
-    return Decision(Verdict.VERDICT_SERVICE_NEIGH, why)
+    known = f"MAC {mac}" if mac else "MAC not known yet"
+    return Decision(
+        Verdict.VERDICT_SERVICE_NEIGH, f"{_whose(facts, place)}, on-link: redirect_neigh until it answers, {known}"
+    )
 
 
 def direct(facts: Facts) -> Decision:
