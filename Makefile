@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SHIM := build/cni/dragline
 
-.PHONY: demo test check format perf-cni setup clean
+.PHONY: demo test check format perf-cni perf-clusterip setup clean
 
 demo: setup
 	@$(PYTHON) -m tests.demo
@@ -22,6 +22,9 @@ format: setup
 
 perf-cni: setup
 	@$(PYTHON) perf/cni_verbs.py
+
+perf-clusterip: setup
+	@$(PYTHON) perf/clusterip.py
 
 setup: .setup $(SHIM)
 

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-packages=(gcc musl-tools libc6-dev linux-libc-dev python3-bpfcc python3-venv iproute2 iputils-ping nftables curl tcpdump kmod
+packages=(gcc musl-tools libc6-dev linux-libc-dev python3-bpfcc python3-venv iproute2 iputils-ping iptables nftables curl tcpdump kmod
   procps util-linux containernetworking-plugins)
 guest=(qemu-system-x86 linux-image-amd64 busybox-static)
 
