@@ -75,6 +75,6 @@ def write_services(maps: Maps, wanted: Sequence[Service]) -> None:
     """Write Services as the agent does after a start. The one place that knows how they get into the maps."""
     programmed = services.Programmed()
     frontends = {
-        (one.address, one.port, "TCP"): ((one.endpoint, one.endpoint_port),) for one in wanted if ":" not in one.address
+        (one.address, one.port, "TCP"): (((one.endpoint, one.endpoint_port),), (), 0, True, one.name) for one in wanted
     }
     services.apply(services.plan(programmed, frontends), maps, programmed)
