@@ -150,7 +150,7 @@ class Bed:
         with ExitStack() as stack:
             stack.callback(lambda: netns.remove(self._names))
             self.server = self.new_netns("server")
-            netns.write_sysctls(self.server, {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", **_NO_FILTER})
+            netns.write_sysctls(self.server, _NO_FILTER)
             command = pinned(SERVER_CPU, [str(LOAD), "serve", str(SERVER_PORT)])
             process = subprocess.Popen(netns.nsenter(self.server, command), stdout=subprocess.PIPE, text=True)
             stack.callback(process.wait)

@@ -50,6 +50,13 @@ static void no_delay(int fd)
 		die("TCP_NODELAY");
 }
 
+/* Linux's own default: BBR, which some machines prefer, paces by timers, and streams would measure those. */
+static void use_cubic(int fd)
+{
+	if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5))
+		die("cubic");
+}
+
 /* A peer that hangs must end the run with a message, not hold it for ever. */
 static void time_out(int fd)
 {
@@ -92,6 +99,7 @@ static void serve(const char *port)
 	    setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) ||
 	    bind(listener, (struct sockaddr *)&any, sizeof(any)) || listen(listener, 128))
 		die("listen");
+	use_cubic(listener);
 	puts("ready");
 	fflush(stdout);
 	for (;;) {
@@ -120,6 +128,7 @@ static int dial(const struct addrinfo *to, char mode)
 
 	if (fd < 0)
 		die("socket");
+	use_cubic(fd);
 	no_delay(fd);
 	time_out(fd);
 	if (connect(fd, to->ai_addr, to->ai_addrlen))
