@@ -181,10 +181,15 @@ class Bed:
         return Site(self, self._sites, self._far)
 
 
-def measure(pod: str, mode: str, address: str, port: int, seconds: float) -> Sample:
-    """One run of the load generator in a pod's netns. Raises TestbedError when it gets no answer."""
-    command = pinned(CLIENT_CPU, [str(LOAD), mode, address, str(port), str(seconds)])
-    figures = [float(word) for word in netns.run(netns.nsenter(pod, command)).split()]
+def run_load(pod: str, cgroup: Path | None, arguments: Sequence[str]) -> Sample:
+    """One run of the load generator in a pod's netns, and in a cgroup if one is given.
+
+    Raises TestbedError when it gets no answer.
+    """
+    command = netns.nsenter(pod, pinned(CLIENT_CPU, [str(LOAD), *arguments]))
+    if cgroup is not None:
+        command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), *command]
+    figures = [float(word) for word in netns.run(command).split()]
     rate = figures[0] / figures[1]
     return Sample(rate, *figures[2:]) if len(figures) > 2 else Sample(rate * 8)
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from datapath import loader, netlink, services, wiring
+from datapath import cgroup, loader, netlink, services, wiring
 from datapath.kernel import Datapath
 from datapath.loader import Programs
 from datapath.maps import Maps
@@ -27,8 +27,9 @@ class Ours:
     def __init__(self, bed: Bed, site: Site, wanted: Sequence[Service], sources: Path) -> None:
         mount_bpffs()
         self._site = site
-        root = bed.bpf_root / site.node
-        bed.at_end.callback(shutil.rmtree, root, ignore_errors=True)
+        self._bed = bed
+        self._root = root = bed.bpf_root / site.node
+        bed.at_end.callback(shutil.rmtree, bed.bpf_root, ignore_errors=True)
         self._programs: Programs = loader.load(root, sources)
         bed.at_end.callback(self._programs.close)
         self.maps = Maps(root)
@@ -37,6 +38,18 @@ class Ours:
         bed.at_end.callback(self._kernel.close)
         self._wired = 0
         write_services(self.maps, wanted)
+
+    def socket_cgroup(self) -> Path:
+        """A cgroup whose processes' sockets are balanced, if they are those of pods: the agent takes the root instead.
+
+        So the socket hooks run for one path and no other. Raises SocketLbUnavailable.
+        """
+        folder = cgroup.check() / self._site.node
+        folder.mkdir()
+        self._bed.at_end.callback(folder.rmdir)
+        cgroup.attach(self._programs, folder, self._root)
+        self._bed.at_end.callback(cgroup.detach, self._root)
+        return folder
 
     def pod(self, kind: str) -> str:
         """A pod wired as the agent wires it. The name of its netns."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perf.clusterip_bed import SERVER_PORT, SERVICE_PORT, Bed, Site, service_address
+from perf.clusterip_bed import SERVER_PORT, SERVICE_PORT, Bed, Sample, Site, run_load, service_address
 from perf.clusterip_ours import Ours
 from perf.clusterip_proxy import Service, iptables_rules, nftables_rules
 from tests.testbed import netns
@@ -34,6 +34,11 @@ class Way:
     pod: str
     address: str
     port: int
+    cgroup: Path | None = None
+
+    def measure(self, mode: str, seconds: float) -> Sample:
+        """One run of the load generator on this way."""
+        return run_load(self.pod, self.cgroup, [mode, self.address, str(self.port), str(seconds)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +93,14 @@ def _ours(bed: Bed, wanted: Wanted, size: int) -> Iterator[Way]:
     served = {family: services_of(site, size, family) for family in wanted.families}
     everything = [one for services, _ in served.values() for one in services]
     ours = Ours(bed, site, everything, wanted.sources)
-    pod = ours.pod(wanted.kind)
+    # A pod for each way: what one leaves in conntrack must not meet the other's packets.
+    by_tc, by_socket, attached = (ours.pod(wanted.kind) for _ in range(3))
+    group = ours.socket_cgroup()
     for family, (_, one) in served.items():
-        yield Way(TC, size, family, pod, one.address, one.port)
+        yield Way(TC, size, family, by_tc, one.address, one.port)
+        yield Way(SOCKET, size, family, by_socket, one.address, one.port, group)
         if size == max(wanted.sizes):
-            yield Way(ATTACHED, size, family, pod, one.endpoint, one.endpoint_port)
+            yield Way(ATTACHED, size, family, attached, one.endpoint, one.endpoint_port)
 
 
 def _detour(
