@@ -17,6 +17,7 @@ import pytest
 from datapath import bpfcall, loader
 from datapath.loader import PROGRAMS
 from tests import guest_tier
+from tests.bpf.conftest import BPFFS_VARIABLE
 from tests.testbed import kernels
 
 ON_EACH_KERNEL = pytest.mark.parametrize(
@@ -31,14 +32,15 @@ def agents_log() -> None:
     """No agents here: the two nodes of the tier's other tests need not come up for these."""
 
 
-@pytest.fixture
-def bpffs(tmp_path: Path) -> Iterator[Path]:
-    """A bpf file system on which nothing is pinned."""
-    subprocess.run(["mount", "-t", "bpf", "bpf", tmp_path], check=True)
+@pytest.fixture(scope="module")
+def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bpf file system on which nothing is pinned before the first test: a compile is dear in a guest."""
+    folder = tmp_path_factory.mktemp("bpffs")
+    subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
     try:
-        yield tmp_path
+        yield folder
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", folder], check=True)
 
 
 @ON_EACH_KERNEL
@@ -51,15 +53,15 @@ def test_every_program_passes_the_verifier(series: str, bpffs: Path) -> None:
 
 
 @ON_EACH_KERNEL
-def test_frames_are_treated_alike(series: str) -> None:
+def test_frames_are_treated_alike(series: str, bpffs: Path) -> None:
     """The bpf tier inside: whole frames by PROG_TEST_RUN, and real packets through the attached programs."""
     assert platform.release().startswith(f"{series}.")
     outer = {name: value for name, value in os.environ.items() if name != guest_tier.REPORT_VARIABLE}
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", *(f"--ignore={path}" for path in ELSEWHERE)]
+    ignored = (f"--ignore={path}" for path in ELSEWHERE)
     done = subprocess.run(
-        [*command, "tests/bpf"],
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", *ignored, "tests/bpf"],
         cwd=guest_tier.CHECKOUT,
-        env={**outer, "REQUIRE_TIERS": "bpf"},
+        env={**outer, "REQUIRE_TIERS": "bpf", BPFFS_VARIABLE: str(bpffs)},
         capture_output=True,
         text=True,
         check=False,
