@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,23 +10,14 @@ import pytest
 from datapath import loader
 from datapath.loader import Programs
 from tests.bpf.rig import Rig
-
-BPFFS_VARIABLE = "DRAGLINE_TESTS_BPFFS"
-"""A mounted bpffs to use, for a caller (tests/vm/test_kernels.py) that has the programs pinned there already."""
+from tests.testbed.bpffs import mounted
 
 
 @pytest.fixture(scope="session")
 def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A bpf file system of this session's own, or the caller's."""
-    if BPFFS_VARIABLE in os.environ:
-        yield Path(os.environ[BPFFS_VARIABLE])
-        return
-    folder = tmp_path_factory.mktemp("bpffs")
-    subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
-    try:
+    """A bpf file system of this session's own."""
+    with mounted(tmp_path_factory.mktemp("bpffs")) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from datapath import bpfcall, loader
-from datapath.loader import PROGRAMS
+from datapath import loader
+from datapath.loader import PROGRAMS, TC_PROGRAMS
 from tests import guest_tier
-from tests.bpf.conftest import BPFFS_VARIABLE
 from tests.testbed import kernels
+from tests.testbed.bpffs import GIVEN_VARIABLE, mounted
 
 ON_EACH_KERNEL = pytest.mark.parametrize(
     "series", [pytest.param(series, marks=pytest.mark.kernel(series)) for series in kernels.SUITES]
 )
+# By folder: the first is where the fixtures of ROWS look for programs to adopt.
+VARIANTS = {"dragline": PROGRAMS, "socket-lb-off": TC_PROGRAMS}
+# Whole frames by PROG_TEST_RUN, real packets through the attached programs, and real sockets.
+ROWS = ["tests/bpf", "tests/netns/test_socket_lb.py"]
 # The loader's own tests compile ten times, which is a minute of emulation; a build's life is the same on every kernel.
 ELSEWHERE = ["tests/bpf/test_loader.py"]
 
@@ -35,33 +39,28 @@ def agents_log() -> None:
 @pytest.fixture(scope="module")
 def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A bpf file system on which nothing is pinned before the first test: a compile is dear in a guest."""
-    folder = tmp_path_factory.mktemp("bpffs")
-    subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
-    try:
+    with mounted(tmp_path_factory.mktemp("bpffs")) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @ON_EACH_KERNEL
-def test_every_program_passes_the_verifier(series: str, bpffs: Path) -> None:
-    """A refusal carries the verifier's log."""
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_program_passes_the_verifier(series: str, variant: str, bpffs: Path) -> None:
+    """Compiled there, as the agent does it. A refusal carries the verifier's log."""
     assert platform.release().startswith(f"{series}.")
-    with loader.load(bpffs / "dragline") as programs:
+    with loader.load(bpffs / variant, specs=VARIANTS[variant]) as programs:
         assert programs.compiled
-        assert all(bpfcall.prog_map_ids(programs.fd(spec.name)) is not None for spec in PROGRAMS)
 
 
 @ON_EACH_KERNEL
-def test_frames_are_treated_alike(series: str, bpffs: Path) -> None:
-    """The bpf tier inside: whole frames by PROG_TEST_RUN, and real packets through the attached programs."""
+def test_traffic_is_treated_alike(series: str, bpffs: Path) -> None:
+    """The tests that the running kernel's row of the matrix passes, with the programs of the test before."""
     assert platform.release().startswith(f"{series}.")
     outer = {name: value for name, value in os.environ.items() if name != guest_tier.REPORT_VARIABLE}
-    ignored = (f"--ignore={path}" for path in ELSEWHERE)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", *ignored, "tests/bpf"],
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", *(f"--ignore={path}" for path in ELSEWHERE), *ROWS],
         cwd=guest_tier.CHECKOUT,
-        env={**outer, "REQUIRE_TIERS": "bpf", BPFFS_VARIABLE: str(bpffs)},
+        env={**outer, "REQUIRE_TIERS": "bpf,netns", GIVEN_VARIABLE: str(bpffs)},
         capture_output=True,
         text=True,
         check=False,
