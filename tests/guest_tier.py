@@ -61,6 +61,7 @@ def placed(item: pytest.Item, required: bool) -> pytest.Item:
     reason = unmet(series)
     if reason is not None and not required:
         item.add_marker(pytest.mark.skip(reason=f"this machine {reason}"))
+        return item
     return GuestItem.of(item)
 
 
