@@ -8,6 +8,7 @@ demo: setup
 	@$(PYTHON) -m tests.demo
 
 test: setup
+	@deploy/setup.sh kernels
 	@$(PYTHON) -m pytest
 
 check: setup
