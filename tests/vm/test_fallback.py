@@ -223,6 +223,7 @@ def test_services_go_on_without_the_agent_and_a_restart_mends_the_node(
 
 def test_the_node_finds_its_pods_after_an_uplink_was_down(bed: Bed, pods: dict[str, Sandbox], places: dict[str, Place]):
     master = bed.vpc.node_netns("master")
+    run(nsenter(master, ["sysctl", "-qw", "net.ipv6.conf.eth1.keep_addr_on_down=1"]))
     ip_batch(["link set eth1 down", "link set eth1 up"], master)
     scenario.eventually("after the uplink came back", lambda: _unreached(master, pods["beside"].address))
     assert tcp(pods["beside"].netns, places["remote"])[0] == places["remote"].cluster_ip
