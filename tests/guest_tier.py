@@ -93,8 +93,10 @@ def _run_guest(session: pytest.Session) -> dict[str, dict[str, str]]:
     report = results / "report.jsonl"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", *nodeids]
+    # PYTHONPATH: the virtual environment may have been made for another checkout.
+    environment = {REPORT_VARIABLE: str(report), "PYTHONPATH": str(CHECKOUT)}
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        vm.run(command, environment={REPORT_VARIABLE: str(report)}, writable=[results], timeout_s=BOOT_AND_RUN_S)
+        vm.run(command, environment=environment, writable=[results], timeout_s=BOOT_AND_RUN_S)
     outcomes: dict[str, dict[str, str]] = {}
     for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else ():
         outcome = json.loads(line)
