@@ -88,6 +88,13 @@ def test_status_says_what_is_missing(rig: AgentRig) -> None:
     assert "datapath netlink (by --datapath=netlink); without eBPF: ClusterIPs go through" in rig.agent.log_tail(1000)
 
 
+@pytest.mark.parametrize("question", ["services", "conntrack", "drops", "trace web default/web"])
+def test_what_only_maps_know_is_refused(rig: AgentRig, question: str) -> None:
+    done = rig.dragline(*question.split())
+    assert done.returncode == 1
+    assert "the netlink datapath has no maps to look into: ask this node's kube-proxy" in done.stderr
+
+
 @pytest.mark.parametrize("ended", ["killed", "stopped"])
 def test_a_restart_keeps_pods_and_mends_what_the_node_lost_meanwhile(rig: AgentRig, ended: str) -> None:
     container, answer = rig.add()

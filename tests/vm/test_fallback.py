@@ -122,11 +122,15 @@ def tcp(client: str, place: Place) -> tuple[str, str]:
 
 
 def udp(client: str, place: Place) -> str:
-    """From whom the client hears the answer to its datagram."""
+    """From whom the client hears the answer to its datagram.
+
+    The server is bound to its address: one bound to any answers from the address that is nearest to the client, on a
+    node with two NICs with either datapath.
+    """
 
     def bound() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.bind(("0.0.0.0", PORT))
+        made.bind((place.address, PORT))
         return made
 
     with netns.enter(place.netns, bound) as server:
