@@ -140,11 +140,13 @@ def _run_guest(session: pytest.Session, kernel: Kernel) -> GuestRun:
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", *nodeids]
     failure = ""
+    # PYTHONPATH: the virtual environment may have been made for another checkout.
+    environment = {REPORT_VARIABLE: str(report), "PYTHONPATH": str(CHECKOUT)}
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         try:
             vm.run(
                 command,
-                environment={REPORT_VARIABLE: str(report)},
+                environment=environment,
                 writable=[results],
                 timeout_s=BOOT_AND_RUN_S,
                 kernel=kernel,
