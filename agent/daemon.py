@@ -136,7 +136,7 @@ def _built(config: Config, choice: datapaths.Choice) -> Iterator[Node]:
         )
 
 
-async def _serve(node: Node, stop: asyncio.Event) -> None:
+def _server(node: Node) -> Server:
     verbs = {
         "ADD": partial(pod_add.pod_add, node),
         "DEL": partial(pod_del.pod_del, node),
@@ -145,7 +145,11 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
     }
     asks_maps = MAP_CONTROLS if node.pinned is not None else dict.fromkeys(MAP_CONTROLS, answers.no_maps)
     controls = {verb: partial(answer, node) for verb, answer in (CONTROLS | asks_maps).items()}
-    server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
+    return Server(node.config.socket, verbs, controls, node.config.deadline_s)
+
+
+async def _serve(node: Node, stop: asyncio.Event) -> None:
+    server = _server(node)
     _follow_pools(node)
     node.services.on_gone = partial(socket_lb.backends_gone, node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)
