@@ -137,15 +137,7 @@ def _built(config: Config, choice: datapaths.Choice) -> Iterator[Node]:
 
 
 async def _serve(node: Node, stop: asyncio.Event) -> None:
-    verbs = {
-        "ADD": partial(pod_add.pod_add, node),
-        "DEL": partial(pod_del.pod_del, node),
-        "CHECK": partial(pod_check.pod_check, node),
-        "STATUS": partial(pod_check.node_status, node),
-    }
-    asks_maps = MAP_CONTROLS if node.pinned is not None else dict.fromkeys(MAP_CONTROLS, answers.no_maps)
-    controls = {verb: partial(answer, node) for verb, answer in (CONTROLS | asks_maps).items()}
-    server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
+    server = _server(node)
     _follow_pools(node)
     node.services.on_gone = partial(socket_lb.backends_gone, node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)
@@ -178,6 +170,18 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
         await node.publisher.flush()
         for task in tasks:
             task.cancel()
+
+
+def _server(node: Node) -> Server:
+    verbs = {
+        "ADD": partial(pod_add.pod_add, node),
+        "DEL": partial(pod_del.pod_del, node),
+        "CHECK": partial(pod_check.pod_check, node),
+        "STATUS": partial(pod_check.node_status, node),
+    }
+    asks_maps = MAP_CONTROLS if node.pinned is not None else dict.fromkeys(MAP_CONTROLS, answers.no_maps)
+    controls = {verb: partial(answer, node) for verb, answer in (CONTROLS | asks_maps).items()}
+    return Server(node.config.socket, verbs, controls, node.config.deadline_s)
 
 
 async def _prepare_uplinks(node: Node) -> None:
