@@ -63,7 +63,9 @@ class Translation:
         """Give the bytes of `struct conntrack`."""
         ports = pack_port(self.port), pack_port(self.client_port)
         ids = self.service_id, self.backend_id
-        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, self.flags, self.touched, self.last_seen_ns, self.mac, self.mac_seen)
+        return _CONNTRACK.pack(
+            pack_ip(self.address), *ports, *ids, self.flags, self.touched, self.last_seen_ns, self.mac, self.mac_seen
+        )
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
