@@ -44,7 +44,8 @@ async def conntrack(node: Node, arguments: bytes) -> bytes:
             leases = [lease for one in pod_names.find(attachments, asked.pod) for lease in one.leases]
             clients = frozenset(pack_ip(lease.ip) for lease in leases)
         wanted = Wanted(clients, _frontends(asked.service, names))
-        return control.answer(_flows(node.maps, wanted, asked.limit, pods))
+        found = _flows(node.maps, wanted, asked.limit, pods)
+        return control.answer(found | {"socket_lb": node.socket_lb})
 
     try:
         return await threads.run(job)

@@ -53,7 +53,8 @@ async def services(node: Node, arguments: bytes) -> bytes:
         names = service_names.ordered(offers)
         if not asked.service:
             return control.answer(_all(node.maps, names))
-        return control.answer(_one(node.maps, names, pods, asked.service))
+        found = _one(node.maps, names, pods, asked.service)
+        return control.answer(found | {"socket_lb": node.socket_lb})
 
     try:
         return await threads.run(job)

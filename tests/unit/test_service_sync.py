@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from agent import answers, service_sync
+from agent.datapaths import Choice
 from agent.node import Node as AgentNode
 from agent.service_sync import ServiceSync
 from allocator.ledger import Ledger
@@ -98,8 +99,9 @@ class Rig:
             pool_problems=[],
             services=self.sync,
             ageing=SimpleNamespace(problems=list, figures=SimpleNamespace(entries=0, capacity=1)),
+            datapath=Choice("ebpf", ""),
             not_ready=lambda: "",
-            config=SimpleNamespace(node_name="one", store=Path("store"), journal=Path("journal")),
+            config=SimpleNamespace(node_name="one", service_cidr=(), store=Path("store"), journal=Path("journal")),
             programs="",
             socket_lb="",
             uplinks=SimpleNamespace(names=[]),
