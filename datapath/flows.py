@@ -44,8 +44,8 @@ class Flow:
 class Translation:
     """Value of `conntrack`: forward names the backend, reverse the VIP; `client_port` is the other side's source port.
 
-    `last_seen_ns` (CLOCK_MONOTONIC) is kept in the reverse entry only; `flags` are CT_*; `touched` and `mac_seen` are the
-    programs' own notes of when they wrote last and when an answer came from `mac`.
+    `last_seen_ns` (CLOCK_MONOTONIC) is kept in the reverse entry only; `flags` are CT_*; `touched` and `mac_seen` are
+    the programs' own notes of when they wrote last and when an answer came from `mac`.
     """
 
     address: str
@@ -63,7 +63,8 @@ class Translation:
         """Give the bytes of `struct conntrack`."""
         ports = pack_port(self.port), pack_port(self.client_port)
         ids = self.service_id, self.backend_id
-        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, self.flags, self.touched, self.last_seen_ns, self.mac, self.mac_seen)
+        noted = self.flags, self.touched, self.last_seen_ns, self.mac, self.mac_seen
+        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, *noted)
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
