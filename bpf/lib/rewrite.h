@@ -110,8 +110,11 @@ static inlined int l4_csum(struct __sk_buff *skb, const struct packet *pkt, __u3
 {
 	__u32 was = (__u32)pkt->sport | (__u32)pkt->dport << 16, is = (__u32)new->sport | (__u32)new->dport << 16;
 
-	if (!has_l4_csum(pkt))
+	if (!has_l4_csum(pkt)) {
+		if (pkt->family == AF_INET6)
+			csum_update(skb, diff); /* nothing in the packet takes it back */
 		return 0;
+	}
 	if (is_partial(skb, pkt) && partial_csum(skb, pkt, diff) == 0)
 		return 0;
 	if (diff && l4_csum_address(skb, pkt->family, csum_at(pkt), diff, csum_flags(pkt)) < 0)
