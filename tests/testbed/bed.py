@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,6 +78,15 @@ class Bed:
             agent.start()
             seconds += agent.wait_ready()
         return seconds
+
+    def balance_sockets(self, choice: str) -> None:
+        """Have every agent run with --socket-lb=`choice` ("on" or "off"): those that do not are restarted."""
+        for agent in self.agents.values():
+            if agent.config.socket_lb != choice:
+                agent.stop()
+                agent.config = replace(agent.config, socket_lb=choice)
+                agent.start()
+                agent.wait_ready()
 
     def deploy(self) -> list[Sandbox]:
         """Turn the DaemonSets into running pods (all at once), then write the endpoints of the Services."""
