@@ -24,6 +24,7 @@ async def status(node: Node, arguments: bytes) -> bytes:
     problems += [{"source": f"Service {key}", "message": text} for key, text in node.services.problems()]
     if node.services.problem:
         problems.append({"source": "services", "message": node.services.problem})
+    problems += [{"source": "conntrack", "message": text} for text in node.ageing.problems()]
     return _json(
         {
             "ready": not node.not_ready(),
@@ -38,6 +39,7 @@ async def status(node: Node, arguments: bytes) -> bytes:
             "attachments": dict(sorted(states.items())),
             "frontends": node.services.frontends,
             "backends": node.services.backends,
+            "conntrack": {"entries": node.ageing.figures.entries, "capacity": node.ageing.figures.capacity},
             "journal": f"{node.config.journal} ({node.journal.size} bytes)",
             "problems": problems,
         }

@@ -32,6 +32,7 @@ from agent import (
     uplink_up,
 )
 from agent.config import Config
+from agent.conntrack_ageing import ConntrackAgeing
 from agent.node import Node
 from agent.publish import Publisher
 from agent.service_sync import ServiceSync
@@ -117,6 +118,7 @@ def _built(config: Config) -> Iterator[Node]:
         kernel = Datapath(config.bpf_root, programs, maps)
         stack.callback(kernel.close)
         store = DirectoryStore(config.store)
+        services = ServiceSync(store, maps, config.node_name)
         ledger = Ledger(config.cooldown_s)
         ledger.replay(records, time.monotonic())
         took = f"{(time.monotonic() - begin) * 1e3:.0f} ms"
@@ -129,7 +131,8 @@ def _built(config: Config) -> Iterator[Node]:
             maps=maps,
             uplinks=UplinkCache(kernel),
             publisher=Publisher(store, ledger, config.node_name),
-            services=ServiceSync(store, maps, config.node_name),
+            services=services,
+            ageing=ConntrackAgeing(maps, services),
             programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
             socket_lb=str(balancing),
         )
@@ -145,6 +148,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
     controls = {verb: partial(answer, node) for verb, answer in CONTROLS.items()}
     server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
     _follow_pools(node)
+    node.services.on_gone = partial(socket_lb.backends_gone, node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -153,6 +157,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
                 ("store", node.store.run()),
                 ("uplinks", node.uplinks.run()),
                 ("services", node.services.run()),
+                ("ageing", node.ageing.run()),
                 ("publisher", node.publisher.run()),
                 ("journal", _compact(node)),
             )

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from agent.config import Config
+from agent.conntrack_ageing import ConntrackAgeing
 from agent.gate import AddGate
 from agent.publish import Publisher
 from agent.service_sync import ServiceSync
@@ -33,6 +34,7 @@ class Node:
     uplinks: UplinkCache
     publisher: Publisher
     services: ServiceSync
+    ageing: ConntrackAgeing
     programs: str
     """How the programs came into the kernel, for `dragline status`."""
     socket_lb: str

@@ -14,7 +14,7 @@ from agent import threads
 from cluster.resources import EndpointSlice, Node, Service
 from cluster.services import Frontend, Offer, ServiceBook
 from cluster.store import Store
-from datapath.columns import held_ids
+from datapath.held_ids import held_ids
 from datapath.maps import Maps
 from datapath.programmed import Offer as Given
 from datapath.services import PROTOCOLS, GoneBackend, Op, Programmed, apply, plan, plan_changes

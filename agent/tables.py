@@ -43,6 +43,7 @@ def status(answer: dict[str, Any]) -> str:
         ("Uplinks", ", ".join(answer["uplinks"]) or "none used yet"),
         ("Attachments", ", ".join(f"{count} {state}" for state, count in attachments.items()) or "none"),
         ("Services", f"{answer['frontends']} frontends, {answer['backends']} backends"),
+        ("Conntrack", f"{answer['conntrack']['entries']} of {answer['conntrack']['capacity']} entries"),
         ("Journal", answer["journal"]),
     ]
     width = max(len(name) for name, _ in lines) + 1

@@ -25,17 +25,25 @@ class Stage(NamedTuple):
 def answer(facts: Facts, reasons: dict[Verdict, Reason]) -> dict[str, Any]:
     """What the command line is told: head, stages, and the verdicts to be expected of a new flow's first packet."""
     verdicts = steps.expected(facts)
+    hooked = (Verdict.VERDICT_SOCKET,) if verdicts and steps.is_hooked(facts) else ()
     return {
         "pod": facts.pod.name,
         "service": facts.service,
         "frontend": str(facts.asked),
         "head": _head(facts),
         "stages": [{"name": name, "decision": told, "lines": list(lines)} for name, told, lines in stages(facts)],
-        "verdicts": [
-            {"number": int(one), "kind": reasons[one].kind, "name": reasons[one].name, "meaning": reasons[one].meaning}
-            for one in verdicts
-        ],
-        "counted": {reasons[one].name: facts.counters.get(one, 0) for one in verdicts},
+        "hooked": [_verdict(reasons[one], facts) for one in hooked],
+        "verdicts": [_verdict(reasons[one], facts) for one in verdicts],
+    }
+
+
+def _verdict(reason: Reason, facts: Facts) -> dict[str, Any]:
+    return {
+        "number": reason.number,
+        "kind": reason.kind,
+        "name": reason.name,
+        "meaning": reason.meaning,
+        "packets": facts.counters.get(Verdict(reason.number), 0),
     }
 
 
@@ -72,8 +80,10 @@ def _hooks(facts: Facts) -> Stage:
     hooks = facts.pod.hooks
     if not hooks.working:
         return Stage("socket hook", f"not used: {hooks.why}; from_pod translates each packet")
-    if facts.view is None or not facts.view.entry.count:
-        return Stage("socket hook", f"on ({hooks.why}), but there is no backend to choose: it leaves the address alone")
+    if facts.view is None:
+        return Stage("socket hook", f"on ({hooks.why}): no Service, the address is meant as it stands")
+    if not steps.is_hooked(facts):
+        return Stage("socket hook", f"on ({hooks.why}): no backend to choose, the address is left alone")
     told = "connect() and sendmsg() choose a backend: packets then name the backend, not the Service"
     return Stage("socket hook", f"on ({hooks.why})", (told, "what follows is for packets that still name the Service"))
 
@@ -94,7 +104,7 @@ def _backends(facts: Facts) -> Stage:
     count, draining = facts.view.entry.count, sum(not one.slots for one in facts.backends)
     lines = tuple(_backend_line(facts, one) for one in facts.backends)
     if not count:
-        told = "none is ready: refused, the pod is told (ICMP port unreachable)"
+        told = f"none is ready: refused, {steps.told(facts)}"
         return Stage("backends", told + (f"; {draining} draining keep their flows" if draining else ""), lines)
     chosen = steps.affinity(facts).backend_id
     how = f"backend {chosen} by affinity" if chosen is not None else f"one of {count} at random"

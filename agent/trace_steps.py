@@ -58,8 +58,8 @@ def leaves(facts: Facts) -> Leaving:
     if way is None:
         return Leaving(True, f"not known: {facts.pod.problem}")
     if way.kind != "unicast":
-        told = {"none": "the pod has no route to it", "local": "it is the pod's own address"}
-        return Leaving(False, told.get(way.kind, f"the pod's route says {way.kind}") + ": nothing is sent")
+        reasons = {"none": "the pod has no route to it", "local": "it is the pod's own address"}
+        return Leaving(False, reasons.get(way.kind, f"the pod's route says {way.kind}") + ": nothing is sent")
     if way.ifindex != facts.pod.slave_ifindex:
         return Leaving(False, f"the pod sends it by its link {way.ifindex}, which is not {facts.pod.ifname}")
     via = f"via {way.gateway} " if way.gateway else "on-link "
@@ -74,11 +74,7 @@ def check_source(facts: Facts) -> Decision:
     if pod.mac and pod.mac != pod.entry.mac:
         why = f"the slave's MAC is {pod.mac}, the pod may send with {pod.entry.mac} only"
         return Decision(Verdict.DROP_FOREIGN_MAC, why)
-    place = facts.place(facts.source)
-    further = place.entry is not None and bool(place.flags & ADDRESS_POD)
-    if facts.source not in (pod.entry.addr4, pod.entry.addr6) and not (
-        further and place.entry is not None and place.entry.slave_ifindex == pod.slave_ifindex
-    ):
+    if facts.source not in (pod.entry.addr4, pod.entry.addr6) and not is_own(facts, facts.place(facts.source)):
         return Decision(Verdict.DROP_FOREIGN_SOURCE, f"{facts.source} is not the pod's in the maps")
     return Decision(None, f"{facts.source} and {pod.entry.mac} are the pod's")
 
@@ -92,8 +88,9 @@ def find_service(facts: Facts) -> Decision:
         by = "as it was called" if facts.view.frontend == asked else f"as NodePort {facts.view.frontend}"
         return Decision(None, f"found {by}: service id {facts.view.entry.service_id}")
     if flags & ADDRESS_CLUSTER_IP:
-        told = f"the ClusterIP has no port {asked.port}/{asked.protocol}: the pod is told (ICMP port unreachable)"
-        return Decision(Verdict.DROP_UNKNOWN_PORT, told)
+        return Decision(
+            Verdict.DROP_UNKNOWN_PORT, f"the ClusterIP has no port {asked.port}/{asked.protocol}: {told(facts)}"
+        )
     return Decision(direct(facts).verdict, f"no Service has port {asked.port}/{asked.protocol} here: a direct packet")
 
 
@@ -128,9 +125,9 @@ def reach(facts: Facts, backend: BackendView) -> Decision:
     if backend.entry is None or backend.state is not State.ACTIVE:
         return Decision(Verdict.DROP_BACKEND_MISSING, f"slot {backend.slots} names a backend that is {backend.state}")
     address = backend.entry.address
-    if address == facts.source:
-        return Decision(Verdict.VERDICT_HAIRPIN, "the pod itself: comes back to it from the hairpin address")
     place = facts.place(address)
+    if is_own(facts, place):
+        return Decision(Verdict.VERDICT_HAIRPIN, "the pod itself: comes back to it from the hairpin address")
     assert facts.pod.entry is not None
     if behind_own_mac(facts.pod.entry, place):
         return Decision(Verdict.VERDICT_SERVICE_OWN_MAC, f"{_whose(place)}: the frame gets the slave's own MAC")
@@ -170,6 +167,11 @@ def expected(facts: Facts) -> tuple[Verdict, ...]:
     return tuple(dict.fromkeys(verdict for verdict in found if verdict is not None))
 
 
+def is_hooked(facts: Facts) -> bool:
+    """Whether connect() and sendmsg() choose a backend, so that packets do not name the Service at all."""
+    return facts.pod.hooks.working and facts.view is not None and facts.view.entry.count > 0
+
+
 def next_packet(facts: Facts, pair: Pair) -> Decision:
     """conntrack_resume: what a packet in the middle of an existing flow gets. The verdict is a drop's, or None."""
     assert facts.pod.entry is not None
@@ -180,13 +182,19 @@ def next_packet(facts: Facts, pair: Pair) -> Decision:
         if _stands(facts, pair, stream):
             return Decision(None, "goes on, the reverse entry is made again" if pair.lost else "goes on")
         if stream:
-            return Decision(Verdict.DROP_BACKEND_REMOVED, f"is dropped, the backend is gone: {_told(facts)}")
+            return Decision(Verdict.DROP_BACKEND_REMOVED, f"is dropped, the backend is gone: {told(facts)}")
     return _without_flow(facts, stream)
 
 
 def is_called(facts: Facts) -> bool:
     """Whether Services are called at the address."""
     return bool(facts.place(facts.asked.address).flags & (ADDRESS_FRONTEND | ADDRESS_NODE | ADDRESS_NODE_PORT))
+
+
+def is_own(facts: Facts, place: Place) -> bool:
+    """As service.h: whether it is an address of the pod that sends, on the slave it sends by."""
+    entry = place.entry
+    return entry is not None and bool(entry.flags & ADDRESS_POD) and entry.slave_ifindex == facts.pod.slave_ifindex
 
 
 def behind_own_mac(pod: PodEntry, place: Place) -> bool:
@@ -221,16 +229,17 @@ def _without_flow(facts: Facts, stream: bool) -> Decision:
     """A packet in mid-stream of which conntrack knows nothing, or a datagram that has lost its backend."""
     if facts.view is None:
         if facts.place(facts.asked.address).flags & ADDRESS_CLUSTER_IP:
-            return Decision(Verdict.DROP_UNKNOWN_PORT, f"is refused, the frontend is gone: {_told(facts)}")
+            return Decision(Verdict.DROP_UNKNOWN_PORT, f"is refused, the frontend is gone: {told(facts)}")
         return Decision(None, "goes on directly, the frontend is gone")
     if stream:
-        return Decision(Verdict.DROP_NO_FLOW, f"is dropped, the forward entry was lost: {_told(facts)}")
+        return Decision(Verdict.DROP_NO_FLOW, f"is dropped, the forward entry was lost: {told(facts)}")
     if not facts.view.entry.count:
-        return Decision(Verdict.DROP_NO_BACKEND, f"is refused, there is no backend any more: {_told(facts)}")
+        return Decision(Verdict.DROP_NO_BACKEND, f"is refused, there is no backend any more: {told(facts)}")
     return Decision(None, "moves to another backend, its own is gone or drains")
 
 
-def _told(facts: Facts) -> str:
+def told(facts: Facts) -> str:
+    """How a pod hears of a refusal."""
     return "the pod gets a reset" if facts.asked.protocol == "TCP" else "the pod is told (ICMP port unreachable)"
 
 

@@ -19,8 +19,14 @@ def trace(told: dict[str, Any]) -> str:
 def _verdict_lines(told: dict[str, Any]) -> Iterator[str]:
     if not told["verdicts"]:
         yield "Verdict: none: no packet reaches the programs"
+    head = "Verdict" if len(told["verdicts"]) == 1 else "Verdict, one of"
+    for verdict in told["hooked"]:
+        yield f"Verdict: {_verdict(verdict)}"
+        head = "Of packets that name the Service"
     for verdict in told["verdicts"]:
-        head = "Verdict" if len(told["verdicts"]) == 1 else "Verdict, one of"
-        count = told["counted"][verdict["name"]]
-        kind = "DROP " if verdict["kind"] == "drop" else ""
-        yield f"{head}: {kind}{verdict['name']} ({verdict['number']}): {verdict['meaning']} [{count} so far]"
+        yield f"{head}: {_verdict(verdict)}"
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    kind = "DROP " if row["kind"] == "drop" else ""
+    return f"{kind}{row['name']} ({row['number']}): {row['meaning']} [{row['packets']} so far]"

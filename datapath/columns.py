@@ -1,12 +1,10 @@
-"""Single fields of packed map entries, read a thousand at a time: decoding a full table would take seconds."""
+"""Single fields of packed map entries, read a thousand at a time: decoding a full table would take seconds. Pure."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 
-from datapath.abi import LAYOUTS, U32
-from datapath.maps import Maps
+from datapath.abi import LAYOUTS
 
 
 def columns(name: str, *fields: str) -> struct.Struct:
@@ -19,31 +17,3 @@ def columns(name: str, *fields: str) -> struct.Struct:
         raise KeyError(f"struct {name} has no {', '.join(sorted(unknown))}")
     codes = (code if field in fields else f"{struct.calcsize('=' + code)}x" for field, code in LAYOUTS[name])
     return struct.Struct("=" + "".join(codes))
-
-
-_ENTRY_IDS = columns("conntrack", "service_id", "backend_id")
-_CLIENT_IDS = columns("affinity_key", "service_id")
-_AFFINITY_IDS = columns("affinity", "backend_id")
-_PEER_IDS = columns("socket_peer", "service_id", "backend_id")
-
-
-def held_ids(maps: Maps) -> set[int]:
-    """The service and backend ids that flows, clients, sockets and counters hold, whoever gave them."""
-    found: set[int] = set()
-    for _, values in maps.conntrack.batches():
-        _collect(found, _ENTRY_IDS, values)
-    for keys, values in maps.affinity.batches():
-        _collect(found, _CLIENT_IDS, keys)
-        _collect(found, _AFFINITY_IDS, values)
-    for table in (maps.socket_backends, maps.socket_frontends):
-        for _, values in table.batches():
-            _collect(found, _PEER_IDS, values)
-    for keys, _ in maps.flow_counters.batches():
-        _collect(found, U32, keys)
-    return found
-
-
-def _collect(found: set[int], fields: struct.Struct, packed: bytes) -> None:
-    rows: Iterable[tuple[int, ...]] = fields.iter_unpack(packed)
-    for row in rows:
-        found.update(row)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from datapath import bpfcall
-from datapath.abi import CT_FORWARD, CT_REVERSE, HAIRPIN_ADDRESS, HAIRPIN_ADDRESS6, SERVICE_NONE, layout
+from datapath.abi import CT_FORWARD, CT_REVERSE, CT_TO_SELF, HAIRPIN_ADDRESS, HAIRPIN_ADDRESS6, SERVICE_NONE, layout
 from datapath.entries import pack_ip, pack_port, protocol_number
 from datapath.flows import Flow, Translation
 
 _FLOW, _CONNTRACK = layout("flow"), layout("conntrack")
-_HAIRPINS = frozenset({pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)})
+_HAIRPIN4, _HAIRPIN6 = pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)
 _V4_MAPPED = bytes(10) + b"\xff\xff"
-_NO_PAD = bytes(2)
+_FORWARD, _REVERSE = bytes((CT_FORWARD, 0, 0)), bytes((CT_REVERSE, 0, 0))
 
 Packed = dict[bytes, bytes]
 """Conntrack entries by their key, both as they lie in the map."""
@@ -87,15 +87,14 @@ def snapshot(batches: Iterable[tuple[bytes, bytes]]) -> Packed:
 
 def find(entries: Packed, wanted: Wanted = Wanted()) -> list[Found]:
     """Every wanted flow, in the order of clients and frontends."""
-    found: list[Found] = []
+    forward = [key for key in entries if key[37] == CT_FORWARD]
+    twins = {_reverse_key(key, entries[key]) for key in forward}
+    found = [Found(key, b"") for key in forward if _is_wanted(key, wanted)]
     for key, value in entries.items():
-        if key[37] == CT_FORWARD:
-            if _is_wanted(key, wanted):
-                found.append(Found(key, b""))
-        elif key[37] == CT_REVERSE:
-            forward_key = _forward_key(key, value)
-            if forward_key not in entries and _is_wanted(forward_key, wanted):
-                found.append(Found(forward_key, key))
+        if key[37] == CT_REVERSE and key not in twins:
+            lost = _forward_key(key, value)
+            if _is_wanted(lost, wanted):
+                found.append(Found(lost, key))
     return sorted(found)
 
 
@@ -124,18 +123,17 @@ def _is_wanted(forward_key: bytes, wanted: Wanted) -> bool:
 
 
 def _reverse_key(forward_key: bytes, forward: bytes) -> bytes:
-    """As reverse_flow of bpf/lib/conntrack.h."""
-    client, backend = forward_key[:16], forward[:16]
-    if client == backend:
-        client = pack_ip(HAIRPIN_ADDRESS if client.startswith(_V4_MAPPED) else HAIRPIN_ADDRESS6)
-    return backend + client + forward[16:18] + forward[18:20] + forward_key[36:37] + bytes([CT_REVERSE]) + _NO_PAD
+    """As set_answer of bpf/lib/conntrack.h."""
+    client = forward_key[:16]
+    if int.from_bytes(forward[28:30], "little") & CT_TO_SELF:
+        client = _HAIRPIN4 if client.startswith(_V4_MAPPED) else _HAIRPIN6
+    return b"".join((forward[:16], client, forward[16:20], forward_key[36:37], _REVERSE))
 
 
 def _forward_key(reverse_key: bytes, reverse: bytes) -> bytes:
-    """The twin of a reverse entry; a hairpin flow's client is its backend."""
-    client = reverse_key[:16] if reverse_key[16:32] in _HAIRPINS else reverse_key[16:32]
-    ports = reverse[18:20] + reverse[16:18]
-    return client + reverse[:16] + ports + reverse_key[36:37] + bytes([CT_FORWARD]) + _NO_PAD
+    """The key that the twin of a reverse entry had; of a flow to itself, the pod's other address may have been it."""
+    client = reverse_key[:16] if reverse_key[16:32] in (_HAIRPIN4, _HAIRPIN6) else reverse_key[16:32]
+    return b"".join((client, reverse[:16], reverse[18:20], reverse[16:18], reverse_key[36:37], _FORWARD))
 
 
 def _client(flow: Flow) -> Client:

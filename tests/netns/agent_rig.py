@@ -39,6 +39,7 @@ class AgentRig:
 
     cooldown_s: float = 0.0
     state_dir: Path | None = None
+    socket_lb: str = "on"
     prefix: str = field(default_factory=lambda: f"dla{secrets.token_hex(3)}")
     containers: dict[str, Container] = field(default_factory=dict)
 
@@ -56,6 +57,7 @@ class AgentRig:
             bpf_root=Path("/sys/fs/bpf") / self.prefix,
             default_network=NETWORK,
             cooldown_s=self.cooldown_s,
+            socket_lb=self.socket_lb,
         )
         self.agent = AgentProcess(self.config, self.prefix, self.home / "agent.log")
         try:

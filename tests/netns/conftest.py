@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from datapath.loader import Programs
 from datapath.wiring import PodWiring
 from tests.netns.agent_rig import AgentRig
 from tests.netns.node import Node, kernel_has_ipvlan, pod_wiring
+from tests.netns.socket_node import WAYS, SocketNode, Way, named_servers
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +37,26 @@ def node(programs: Programs) -> Iterator[Node]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def balanced_node(programs: Programs) -> Iterator[SocketNode]:
+    """A node with pods whose sockets are balanced; every pod has servers."""
+    made = SocketNode(programs)
+    try:
+        made.attach()
+        with ExitStack() as servers:
+            for name, fd in made.pods.items():
+                servers.enter_context(named_servers(fd, name))
+            yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Every way to name a Service."""
+    return WAYS[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ PORT, TARGET_PORT = 80, 8080
 CLIENT, ONE, TWO = "client", "one", "two"
 NUMBERS = {CLIENT: 20, ONE: 21, TWO: 22}
 TIMEOUT_S = 5.0
+STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 SO_COOKIE = 57
 
 
@@ -224,3 +225,26 @@ def ask(sock: socket.socket) -> str:
     """What a connected TCP socket is told."""
     with sock.makefile("rb") as lines:
         return lines.readline().decode().strip()
+
+
+def connected(node: SocketNode, way: Way, kind: int, pod: str = CLIENT, port: int = PORT) -> socket.socket:
+    """A socket connected to the VIP."""
+    made = node.socket(way, kind, pod)
+    try:
+        made.connect((way.named, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def asked(sock: socket.socket, way: Way, port: int = PORT) -> tuple[str, tuple[str, int]]:
+    """A datagram to the VIP: the answer's text and source."""
+    sock.sendto(b"who", (way.named, port))
+    data, source = sock.recvfrom(2048)
+    return data.decode().strip(), source[:2]
+
+
+def direct_name(way: Way, pod: str) -> str:
+    """A pod's address as a socket of that way names it."""
+    return f"::ffff:{address(pod, way.vip)}" if way is WAYS["mapped"] else address(pod, way.vip)

@@ -1,12 +1,8 @@
-"""Pods' sockets balanced in connect and sendmsg: what the pod sees is the Service, what is on the wire is a backend."""
+"""Pods' sockets balanced in connect: what the pod sees is the Service, what is on the wire is a backend."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,15 +10,16 @@ import pytest
 from datapath.abi import ADDRESS_NODE, Verdict
 from datapath.entries import pack_ip
 from datapath.flows import Affinity, AffinityKey
-from datapath.loader import Programs
 from datapath.sockdiag import DiagSocket
 from datapath.table import Number
 from tests.netns.node import inside, ip
 from tests.netns.socket_node import (
     CLIENT,
+    DGRAM,
     NUMBERS,
     ONE,
     PORT,
+    STREAM,
     TARGET_PORT,
     TRANSLATIONS,
     TWO,
@@ -31,56 +28,17 @@ from tests.netns.socket_node import (
     Way,
     address,
     ask,
-    named_servers,
+    connected,
+    direct_name,
     wire_name,
 )
 
-STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
-
-
-@pytest.fixture(scope="module")
-def built(programs: Programs) -> Iterator[SocketNode]:
-    """The node, attached; every pod has servers."""
-    made = SocketNode(programs)
-    try:
-        made.attach()
-        with ExitStack() as servers:
-            for name, fd in made.pods.items():
-                servers.enter_context(named_servers(fd, name))
-            yield made
-    finally:
-        made.close()
-
 
 @pytest.fixture
-def node(built: SocketNode) -> SocketNode:
+def node(balanced_node: SocketNode) -> SocketNode:
     """The node without Services."""
-    built.empty()
-    return built
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    """Every way to name a Service."""
-    return WAYS[request.param]
-
-
-def connected(node: SocketNode, way: Way, kind: int, pod: str = CLIENT, port: int = PORT) -> socket.socket:
-    """A socket connected to the VIP."""
-    made = node.socket(way, kind, pod)
-    try:
-        made.connect((way.named, port))
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def asked(sock: socket.socket, way: Way, port: int = PORT) -> tuple[str, tuple[str, int]]:
-    """A datagram to the VIP: the answer's text and source."""
-    sock.sendto(b"who", (way.named, port))
-    data, source = sock.recvfrom(2048)
-    return data.decode().strip(), source[:2]
+    balanced_node.empty()
+    return balanced_node
 
 
 def test_tcp(node: SocketNode, way: Way):
@@ -99,74 +57,6 @@ def test_tcp(node: SocketNode, way: Way):
     assert not TRANSLATIONS & counts.keys()
     assert node.maps.flow_counters.get(Number(1)).opened == 1  # type: ignore[union-attr]
     assert not list(node.maps.conntrack.items())
-
-
-def test_udp_connected(node: SocketNode, way: Way):
-    node.serve(way.vip, "UDP", [ONE])
-
-    def call() -> tuple[bytes, tuple[str, int]]:
-        with connected(node, way, DGRAM) as sock:
-            assert sock.getpeername()[:2] == (way.named, PORT)
-            sock.send(b"who")
-            data, source = sock.recvfrom(2048)
-            return data, source[:2]
-
-    (data, source), counts = node.counted(call)
-    assert data.decode().strip() == f"one {address(CLIENT, way.vip)}"
-    assert source == (way.named, PORT)
-    assert counts[Verdict.VERDICT_SOCKET] == 1
-    assert not TRANSLATIONS & counts.keys()
-
-
-def test_udp_unconnected(node: SocketNode, way: Way):
-    """The answer comes from the VIP; the socket stays with its backend, others choose for themselves."""
-    node.serve(way.vip, "UDP", [ONE, TWO])
-
-    def call() -> set[str]:
-        names = set()
-        for _ in range(30):
-            with node.socket(way, DGRAM) as sock:
-                first, source = asked(sock, way)
-                assert source == (way.named, PORT)
-                assert {asked(sock, way) for _ in range(3)} == {(first, source)}
-                names.add(first.split()[0])
-        return names
-
-    names, counts = node.counted(call)
-    assert names == {ONE, TWO}
-    assert counts[Verdict.VERDICT_SOCKET] == counts[Verdict.VERDICT_SOCKET_ANSWER] == 120
-    assert not TRANSLATIONS & counts.keys()
-    assert node.maps.flow_counters.get(Number(1)).opened == 30  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("end", ["removed", "draining"])
-def test_datagrams_leave_a_backend_that_is_gone(node: SocketNode, way: Way, end: str):
-    node.serve(way.vip, "UDP", [ONE])
-    with node.socket(way, DGRAM) as sock:
-        assert asked(sock, way)[0].startswith(ONE)
-        node.serve(way.vip, "UDP", [TWO])
-        if end == "draining":
-            node.drain(way.vip, ONE)
-        (told, source), counts = node.counted(lambda: asked(sock, way))
-    assert told.startswith(TWO)
-    assert source == (way.named, PORT)
-    assert counts[Verdict.EVENT_FLOW_MOVED] == 1
-
-
-def test_datagrams_stay_while_the_service_is_empty(node: SocketNode, way: Way):
-    """Without a backend the datagram is tc's to refuse; with the next backend the same socket goes on."""
-    node.serve(way.vip, "UDP", [ONE])
-    with node.socket(way, DGRAM) as sock:
-        asked(sock, way)
-        node.serve(way.vip, "UDP", [])
-        _, counts = node.counted(lambda: sock.sendto(b"who", (way.named, PORT)))
-        assert Verdict.VERDICT_SOCKET not in counts
-        node.serve(way.vip, "UDP", [TWO])
-        sock.setblocking(False)
-        with suppress(OSError):  # takes the ICMP error, where one was noted
-            sock.recv(100)
-        sock.settimeout(5)
-        assert asked(sock, way)[0].startswith(TWO)
 
 
 @pytest.mark.parametrize("kind", [STREAM, DGRAM])
@@ -232,52 +122,12 @@ def test_other_destinations_are_left_alone(node: SocketNode, way: Way):
     """A pod's own loopback, a server called by its address: untouched."""
     node.serve(way.vip, "TCP", [ONE])
     loopback = "::1" if way is WAYS["ipv6"] else way.named.replace("10.96.0.10", "127.0.0.1")
-    direct = address(TWO, way.vip) if way is not WAYS["mapped"] else f"::ffff:{address(TWO, way.vip)}"
-    for named, who in ((loopback, CLIENT), (direct, TWO)):
+    for named, who in ((loopback, CLIENT), (direct_name(way, TWO), TWO)):
         with node.socket(way, STREAM) as sock:
             _, counts = node.counted(lambda sock=sock, named=named: sock.connect((named, TARGET_PORT)))
             assert ask(sock).startswith(who)
             assert sock.getpeername()[0] == named
         assert not {Verdict.VERDICT_SOCKET, Verdict.VERDICT_SOCKET_ANSWER} & counts.keys()
-
-
-def direct_name(way: Way, pod: str) -> str:
-    """A pod's address as a socket of that way names it."""
-    return f"::ffff:{address(pod, way.vip)}" if way is WAYS["mapped"] else address(pod, way.vip)
-
-
-def test_reconnected(node: SocketNode, way: Way):
-    """One UDP socket: Service, its backend by its own name, dissolved, another Service with the same backend."""
-    node.serve(way.vip, "UDP", [ONE])
-    node.serve(way.vip, "UDP", [ONE], number=2, port=81)
-    with connected(node, way, DGRAM) as sock:
-        assert sock.getpeername()[:2] == (way.named, PORT)
-        sock.connect((direct_name(way, ONE), TARGET_PORT))
-        assert sock.getpeername()[:2] == (direct_name(way, ONE), TARGET_PORT)
-        sock.connect((way.named, 81))
-        assert sock.getpeername()[:2] == (way.named, 81)
-        unconnect(sock)
-        with pytest.raises(OSError) as caught:
-            sock.getpeername()
-        assert caught.value.errno == errno.ENOTCONN
-        assert asked(sock, way)[1] == (way.named, PORT)
-
-
-def unconnect(sock: socket.socket) -> None:
-    """connect(AF_UNSPEC), which Python's socket cannot say."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.connect(sock.fileno(), bytes(28), 28) == 0, ctypes.get_errno()
-
-
-def test_a_backend_called_by_its_own_name(node: SocketNode, way: Way):
-    """One unconnected socket: the answer has the name that was used last."""
-    node.serve(way.vip, "UDP", [ONE])
-    there = (direct_name(way, ONE), TARGET_PORT)
-    with node.socket(way, DGRAM) as sock:
-        for _ in range(2):
-            assert asked(sock, way)[1] == (way.named, PORT)
-            sock.sendto(b"who", there)
-            assert sock.recvfrom(2048)[1][:2] == there
 
 
 def test_affinity(node: SocketNode, way: Way):

@@ -27,11 +27,15 @@ class StoreFolder:
             raw = {**raw, "metadata": meta, "spec": dict(raw["spec"])}
             if raw["spec"].get("type") != "ExternalName":
                 given = raw["spec"].get("clusterIP") or self._cluster_ips[key_of(raw)]
-                raw["spec"] = {"clusterIPs": [given], **raw["spec"], "clusterIP": given}
+                raw["spec"] |= {"clusterIP": given, "clusterIPs": raw["spec"].get("clusterIPs") or [given]}
         self._objects[raw["kind"], key_of(raw)] = raw
         hidden = self.path / f".{self._file(raw).name}.new"
         hidden.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
         hidden.rename(self._file(raw))
+
+    def __contains__(self, named: tuple[str, str]) -> bool:
+        """Whether there is an object of (kind, "namespace/name")."""
+        return named in self._objects
 
     def delete(self, kind: str, key: str) -> None:
         """Remove an object; KeyError when it does not exist."""

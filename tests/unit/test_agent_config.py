@@ -31,8 +31,16 @@ def test_a_flag_wins_over_the_environment() -> None:
 
 def test_flags_of_a_config_build_it_again() -> None:
     built = config.build(
-        parsed("--store=dir:/m", "--node-name=n", "--cooldown-s=1.5", "--default-network=kube-system/ipvlan-eth0"), {}
+        parsed(
+            "--store=dir:/m",
+            "--node-name=n",
+            "--cooldown-s=1.5",
+            "--default-network=kube-system/ipvlan-eth0",
+            "--socket-lb=off",
+        ),
+        {},
     )
+    assert built.socket_lb == "off"
     assert config.build(parsed(*config.argument_list(built)), {}) == built
 
 
@@ -46,6 +54,7 @@ def test_flags_of_a_config_build_it_again() -> None:
         (["--store=dir:/m", "--cooldown-s=-1"], "--cooldown-s"),
         (["--store=dir:/m", "--deadline-s=99999"], "--deadline-s"),
         (["--store=dir:/m", "--log-level=loud"], "--log-level"),
+        (["--store=dir:/m", "--socket-lb=maybe"], "--socket-lb"),
         (["--store=dir:/m", "--default-network=ipvlan-eth0"], "--default-network"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from agent import cli, client
 
 FULL = {"flows": [], "matching": 0, "entries": 0, "capacity": 131072}
-TRACED = {"head": "h", "stages": [{"name": "n", "decision": "d", "lines": []}], "verdicts": [], "counted": {}}
+TRACED = {"head": "h", "stages": [{"name": "n", "decision": "d", "lines": []}], "hooked": [], "verdicts": []}
 ANSWERS: dict[str, Any] = {"services": {"frontends": []}, "conntrack": FULL, "drops": [], "trace": TRACED, "pools": []}
 
 Asked = list[tuple[str, Any]]

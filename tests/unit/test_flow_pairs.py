@@ -9,6 +9,7 @@ from datapath.abi import (
     CT_ANSWERED,
     CT_FORWARD,
     CT_REVERSE,
+    CT_TO_SELF,
     HAIRPIN_ADDRESS,
     HAIRPIN_ADDRESS6,
     MAX_CONNTRACK,
@@ -23,10 +24,10 @@ POD, VIP, BACKEND = "10.1.0.10", "10.96.0.10", "10.9.0.30"
 
 
 def forward(
-    source: str = POD, port: int = 40000, backend: str = BACKEND, client_port: int = 0, vip: str = VIP
+    source: str = POD, port: int = 40000, backend: str = BACKEND, client_port: int = 0, vip: str = VIP, flags: int = 0
 ) -> Packed:
     key = Flow(source, port, vip, 80, "TCP", CT_FORWARD)
-    return {key.encode(): Translation(backend, 8080, client_port or port, 7, 3).encode()}
+    return {key.encode(): Translation(backend, 8080, client_port or port, 7, 3, flags=flags).encode()}
 
 
 def reverse(
@@ -49,17 +50,21 @@ def test_a_pair_is_one_flow(client_port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "hairpin", "vip"),
-    [(POD, HAIRPIN_ADDRESS, VIP), ("fd00:1::10", HAIRPIN_ADDRESS6, "fd00:96::10")],
-    ids=["ipv4", "ipv6"],
+    ("pod", "backend", "hairpin", "vip"),
+    [
+        (POD, POD, HAIRPIN_ADDRESS, VIP),
+        ("fd00:1::10", "fd00:1::10", HAIRPIN_ADDRESS6, "fd00:96::10"),
+        (POD, "10.1.0.99", HAIRPIN_ADDRESS, VIP),
+    ],
+    ids=["ipv4", "ipv6", "by-another-address"],
 )
-def test_a_pod_that_reaches_itself_is_one_flow(pod: str, hairpin: str, vip: str) -> None:
+def test_a_pod_that_reaches_itself_is_one_flow(pod: str, backend: str, hairpin: str, vip: str) -> None:
     """Its answer goes to the hairpin address; its other half alone still names the pod."""
-    answer = reverse(hairpin, backend=pod, vip=vip)
-    (pair,) = pairs(forward(pod, backend=pod, vip=vip) | answer)
-    assert (pair.lost, pair.client.address, pair.backend) == ("", pod, pod)
+    answer = reverse(hairpin, backend=backend, vip=vip)
+    (pair,) = pairs(forward(pod, backend=backend, vip=vip, flags=CT_TO_SELF) | answer)
+    assert (pair.lost, pair.client.address, pair.backend) == ("", pod, backend)
     (orphan,) = pairs(answer)
-    assert (orphan.lost, orphan.client.address, orphan.client.frontend) == ("forward", pod, vip)
+    assert (orphan.lost, orphan.client.address, orphan.client.frontend) == ("forward", backend, vip)
 
 
 def test_a_half_is_a_flow_too() -> None:

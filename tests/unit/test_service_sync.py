@@ -131,6 +131,7 @@ class Rig:
             journal=SimpleNamespace(problems=[], size=0),
             pool_problems=[],
             services=self.sync,
+            ageing=SimpleNamespace(problems=list, figures=SimpleNamespace(entries=0, capacity=1)),
             not_ready=lambda: "",
             config=SimpleNamespace(node_name="one", store=Path("store"), journal=Path("journal")),
             programs="",

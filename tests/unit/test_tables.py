@@ -21,10 +21,12 @@ STATUS = {
     "kernel": "6.1.0",
     "store": "dir:/m",
     "programs": "adopted 0123",
+    "socket_lb": "on, at /sys/fs/cgroup",
     "uplinks": ["eth0"],
     "attachments": {"ready": 2},
     "frontends": 1,
     "backends": 2,
+    "conntrack": {"entries": 40, "capacity": 131072},
     "journal": "/run/dragline/attachments.journal",
     "problems": [],
 }

@@ -129,8 +129,8 @@ TRACE: Row = {
         {"name": "source check", "decision": "pass", "lines": []},
         {"name": "backends", "decision": "one of 1", "lines": ["10.8.0.11:8080  id 7"]},
     ],
-    "verdicts": [{"number": 4, "kind": "verdict", "name": "service-own-mac", "meaning": "own MAC"}],
-    "counted": {"service-own-mac": 12},
+    "hooked": [],
+    "verdicts": [{"number": 4, "kind": "verdict", "name": "service-own-mac", "meaning": "own MAC", "packets": 12}],
 }
 
 
@@ -147,13 +147,20 @@ def test_a_trace_ends_with_its_verdict() -> None:
 
 
 def test_a_trace_may_have_several_verdicts_or_none() -> None:
-    drop = {"number": 32, "kind": "drop", "name": "no-backend", "meaning": "no endpoints"}
-    several = TRACE | {"verdicts": [*TRACE["verdicts"], drop], "counted": {"service-own-mac": 1, "no-backend": 2}}
-    assert trace_text.trace(several).splitlines()[-2:] == [
-        "Verdict, one of: service-own-mac (4): own MAC [1 so far]",
+    drop = {"number": 32, "kind": "drop", "name": "no-backend", "meaning": "no endpoints", "packets": 2}
+    assert trace_text.trace(TRACE | {"verdicts": [*TRACE["verdicts"], drop]}).splitlines()[-2:] == [
+        "Verdict, one of: service-own-mac (4): own MAC [12 so far]",
         "Verdict, one of: DROP no-backend (32): no endpoints [2 so far]",
     ]
     assert trace_text.trace(TRACE | {"verdicts": []}).endswith("none: no packet reaches the programs")
+
+
+def test_a_trace_says_when_sockets_never_name_the_service() -> None:
+    hooked = {"number": 16, "kind": "verdict", "name": "socket", "meaning": "in connect", "packets": 1}
+    assert trace_text.trace(TRACE | {"hooked": [hooked]}).splitlines()[-2:] == [
+        "Verdict: socket (16): in connect [1 so far]",
+        "Of packets that name the Service: service-own-mac (4): own MAC [12 so far]",
+    ]
 
 
 @pytest.mark.parametrize(
