@@ -6,35 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.demo import scenario
-from tests.testbed import dual_stack
 from tests.testbed.bed import Bed
-from tests.testbed.cells import CALLS, HAIRPIN, MACVLAN_PLACES, PATHS, Cell, Matrix, check_path
+from tests.testbed.cells import CALLS, HAIRPIN, MACVLAN_PLACES, Cell, Matrix, check_path
 from tests.testbed.echo import EchoServers
-from tests.testbed.workload import load
-
-MACVLAN = {"linkKind": "macvlan", "mode": "bridge"}
 
 
 @pytest.fixture(scope="module")
-def matrix() -> Iterator[Matrix]:
-    """Both agents run; nothing is filtered (each macvlan pod has a MAC of its own)."""
-    manifests = [*load(scenario.MANIFESTS), *dual_stack.manifests()]
-    with (
-        Bed(manifests, scenario.CLUSTER_IPS, overrides=MACVLAN, filtered=False, cooldown_s=0) as bed,
-        EchoServers() as servers,
-    ):
-        bed.start_agents()
-        built = Matrix(bed, servers, MACVLAN_PLACES)
-        built.build()
-        yield built
+def built(dual_stack_bed: Bed, echo_servers: EchoServers) -> Iterator[Matrix]:
+    """The pods, servers and Services."""
+    matrix = Matrix(dual_stack_bed, echo_servers, MACVLAN_PLACES)
+    matrix.build()
+    yield matrix
+    matrix.remove()
 
 
-@pytest.fixture(scope="module", params=PATHS)
-def path(matrix: Matrix, request: pytest.FixtureRequest) -> str:
-    """The path that calls take from here on."""
-    matrix.choose_path(request.param)
-    return str(request.param)
+@pytest.fixture(scope="module")
+def matrix(built: Matrix, path: str) -> Matrix:
+    """Every Service is served on the path."""
+    built.choose_path(path)
+    return built
 
 
 @pytest.mark.parametrize("place", MACVLAN_PLACES)

@@ -26,13 +26,10 @@ def new_socket(where: str, address: str, kind: int, timeout_s: float = TIMEOUT_S
     return made
 
 
-def connect(where: str, address: str, port: int, *, source_port: int = 0) -> socket.socket:
-    """A TCP connection; from `source_port` if given."""
-    stream = new_socket(where, address, socket.SOCK_STREAM)
+def connect(where: str, address: str, port: int, timeout_s: float = TIMEOUT_S) -> socket.socket:
+    """A TCP connection."""
+    stream = new_socket(where, address, socket.SOCK_STREAM, timeout_s)
     try:
-        if source_port:
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            stream.bind(("", source_port))
         stream.connect((address, port))
         _must_be(stream.getpeername(), address, port)
     except BaseException:
@@ -77,16 +74,21 @@ def _send(stream: socket.socket, content: bytes) -> None:
         stream.sendall(content)
 
 
-def tcp(where: str, address: str, port: int) -> Heard:
+def tcp(where: str, address: str, port: int, timeout_s: float = TIMEOUT_S) -> Heard:
     """Who answers a new connection."""
-    with connect(where, address, port) as stream:
+    with connect(where, address, port, timeout_s) as stream:
         return greeting(stream)
 
 
 @contextlib.contextmanager
-def datagrams(where: str, address: str, port: int, *, connected: bool) -> Iterator[socket.socket]:
-    """A UDP socket; to be used with `send`."""
-    with new_socket(where, address, socket.SOCK_DGRAM) as one:
+def datagrams(
+    where: str, address: str, port: int, *, connected: bool, source_port: int = 0, timeout_s: float = TIMEOUT_S
+) -> Iterator[socket.socket]:
+    """A UDP socket for `answer`; from `source_port` if given."""
+    with new_socket(where, address, socket.SOCK_DGRAM, timeout_s) as one:
+        if source_port:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("", source_port))
         if connected:
             one.connect((address, port))
             _must_be(one.getpeername(), address, port)
@@ -112,10 +114,10 @@ def inverted(one: socket.socket, content: bytes, called: tuple[str, int] | None 
         raise NotAsCalled(f"a datagram of {len(content)} bytes came back changed")
 
 
-def udp(where: str, address: str, port: int, *, connected: bool = True) -> Heard:
-    """Who answers a datagram of a new socket."""
-    with datagrams(where, address, port, connected=connected) as one:
-        return Heard.of(answer(one, b"who", None if connected else (address, port)))
+def udp(where: str, address: str, port: int, timeout_s: float = TIMEOUT_S) -> Heard:
+    """Who answers a datagram of a new, connected socket."""
+    with datagrams(where, address, port, connected=True, timeout_s=timeout_s) as one:
+        return Heard.of(answer(one, b"who"))
 
 
 def _must_be(peer: tuple[str, int], address: str, port: int) -> None:

@@ -5,7 +5,7 @@ import secrets
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +79,9 @@ class Bed:
             seconds += agent.wait_ready()
         return seconds
 
-    def balance_sockets(self, choice: str) -> None:
-        """Have every agent run with --socket-lb=`choice` ("on" or "off"): those that do not are restarted."""
-        for agent in self.agents.values():
+    def balance_sockets(self, choice: str, nodes: Iterable[str] | None = None) -> None:
+        """Have the agents (of these nodes) run with --socket-lb=`choice`, "on" or "off": restart those that do not."""
+        for agent in [self.agents[node] for node in nodes or self.agents]:
             if agent.config.socket_lb != choice:
                 agent.stop()
                 agent.config = replace(agent.config, socket_lb=choice)

@@ -94,7 +94,7 @@ class Matrix:
 
     def choose_path(self, path: str) -> None:
         """Have calls take the path "tc" or "socket", and wait until every Service is served."""
-        self.bed.balance_sockets(PATHS[path])
+        self.bed.balance_sockets(PATHS[path], ["master"])
         deadline = time.monotonic() + SETTLE_S
         for place in self.places:
             for family in HAIRPIN:
@@ -165,11 +165,13 @@ class Matrix:
 
 
 def _tcp(where: str, vip: str, check: Callable[[Heard], None]) -> None:
-    """Request and response, then a bulk both ways at once."""
+    """Request and response, a bulk both ways at once, and an end whose last segment falls into this cell's counters."""
     with ask.connect(where, vip, PORT) as stream:
         check(ask.greeting(stream))
         ask.exchange(stream, b"request")
         ask.exchange(stream, bytes(range(250)) * (BULK // 250))
+        stream.shutdown(ask.socket.SHUT_WR)
+        assert stream.recv(1) == b""
 
 
 def _udp_connected(where: str, vip: str, check: Callable[[Heard], None]) -> None:

@@ -62,9 +62,10 @@ class StoreFolder:
             if self._objects.get(("EndpointSlice", key)) != made:
                 self.apply(made)
         for key in self._synced - wanted.keys():
-            made = self._objects["EndpointSlice", key]
-            if _service_of(made) not in ignored:
+            gone = self._objects.get(("EndpointSlice", key))
+            if gone is None or _service_of(gone) not in ignored:
                 self._synced.discard(key)
+            if gone is not None and key not in self._synced:
                 self.delete("EndpointSlice", key)
         self._synced |= wanted.keys()
 
