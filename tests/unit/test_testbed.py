@@ -87,7 +87,9 @@ def test_endpoints_are_the_selected_pods_with_ipv4_addresses():
     running = with_addresses(pods[0], addresses(result))
     stranger = with_addresses({**pods[1], "metadata": {**pods[1]["metadata"], "namespace": "other"}}, ["192.168.0.9"])
     service = {**SERVICE, "metadata": {**SERVICE["metadata"], "namespace": "default"}}
-    [made] = endpoint_slices({**service, "spec": {**service["spec"], "clusterIPs": ["10.0.0.1"]}}, [running, pods[1], stranger])
+    [made] = endpoint_slices(
+        {**service, "spec": {**service["spec"], "clusterIPs": ["10.0.0.1"]}}, [running, pods[1], stranger]
+    )
     assert [item["addresses"] for item in made["endpoints"]] == [["192.168.0.156"]]
     assert made["endpoints"][0]["nodeName"] == "master"
     assert made["ports"] == [{"name": "", "protocol": "TCP", "port": 80}]
