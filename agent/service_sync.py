@@ -41,6 +41,7 @@ class ServiceSync:
         self._programmed = Programmed()
         self._nodes: frozenset[str] | None = None  # the nodes' addresses that are written
         self._kept = False
+        self._listed = False
         self.on_gone: Callable[[Sequence[GoneBackend]], None] = _nobody
         """Called with the backends that were removed or began to drain, once the maps say so."""
         self.synced = False
@@ -79,6 +80,7 @@ class ServiceSync:
         """Adopt what an earlier agent left in the maps, bring it up to date, then follow the changes for ever."""
         self._programmed = await threads.run(self._adopt)
         await self._store.synced.wait()
+        self._listed = True
         for node in self._store.list(Node):
             self._book.put_node(node.key, node)
         for endpoint_slice in self._store.list(EndpointSlice):
@@ -104,6 +106,8 @@ class ServiceSync:
         return Programmed.adopt(dict(maps.services.items()), backends, maps.addresses(), past)
 
     def _heard(self, kind: str, key: str) -> None:
+        if not self._listed:  # it will be in the list
+            return
         namespace, _, name = key.rpartition("/")
         if kind == "Service":
             self._changed |= self._book.put_service(key, self._store.get(Service, namespace, name))

@@ -171,6 +171,20 @@ def test_changes_follow_and_who_is_gone_is_told() -> None:
     with_sync(story, service(), piece("a", ONE[0]))
 
 
+def test_what_comes_before_the_first_list_is_in_it() -> None:
+    async def story(rig: Rig) -> None:
+        rig.store.synced.clear()
+        await asyncio.sleep(0.01)
+        rig.store.put(service(), piece("a", ONE[0]))
+        rig.store.synced.set()
+        await until(lambda: rig.sync.synced)
+        rig.model.assert_is({WEB: offer(ONE)}, [], {})
+        rig.store.put(piece("a", TWO[0]))
+        await until(lambda: rig.model.reached(WEB) == (TWO,))
+
+    with_sync(story)
+
+
 def test_node_ports_are_called_at_the_addresses_of_all_nodes() -> None:
     ports = [{"port": 80, "targetPort": 8080, "nodePort": 30080}]
 
