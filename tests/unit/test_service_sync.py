@@ -150,6 +150,23 @@ def test_maps_that_refuse_are_a_problem_and_not_synced(monkeypatch: pytest.Monke
     with_sync(story, service(), piece("a", ONE[0]))
 
 
+def test_while_the_maps_are_full_what_is_there_is_kept_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its changes alone, and the problem stays: the whole still does not fit."""
+    monkeypatch.setattr(service_sync, "RETRY_S", 3600.0)
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        rig.model.room = len(rig.model.services)
+        rig.store.put(service("more", clusterIP="10.96.0.11"), piece("m", ONE[0], of="more"))
+        await until(lambda: rig.sync.problem)
+        for backend in (TWO, ONE, TWO):
+            rig.store.put(piece("a", backend[0]))
+            await until(lambda wanted=backend: rig.model.reached(WEB) == (wanted,))  # type: ignore[misc]
+            assert "full" in rig.sync.problem
+
+    with_sync(story, service(), piece("a", ONE[0]))
+
+
 def test_changes_follow_and_who_is_gone_is_told() -> None:
     async def story(rig: Rig) -> None:
         await until(lambda: rig.sync.synced)
