@@ -15,10 +15,9 @@ from datapath.abi import (
     layout,
 )
 from datapath.entries import pack_ip
-from datapath.flow_pairs import Packed, Pair, Wanted
+from datapath.flow_pairs import ANY, Packed, Pair, Wanted
 from datapath.flows import Flow, Translation
 
-ANY = Wanted()
 POD, VIP, BACKEND = "10.1.0.10", "10.96.0.10", "10.9.0.30"
 
 

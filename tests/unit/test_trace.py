@@ -157,7 +157,7 @@ def test_on_link(address: str, own: str, mask: str, same: bool) -> None:
 
 def flow(protocol: str = "TCP", **changes: Any) -> Pair:
     client = Client(POD, 40000, VIP, 80, protocol)
-    return replace(Pair(client, BACKEND, 8080, 40000, SERVICE_ID, 1, CT_ANSWERED, NOW, ""), **changes)
+    return Pair(client, BACKEND, 8080, 40000, SERVICE_ID, 1, CT_ANSWERED, NOW, "")._replace(**changes)
 
 
 @pytest.mark.parametrize(
