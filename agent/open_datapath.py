@@ -46,7 +46,9 @@ def opened(choice: Choice, config: Config, store: Store) -> Iterator[Opened]:
 @contextmanager
 def _netlink(config: Config) -> Iterator[Opened]:
     kernel = Datapath(config.bpf_root, NoPrograms(), NoMaps(), NetlinkPlan(config.service_cidr))
-    yield Opened(kernel, None, KubeProxy(), NoFlows(), "none", "off: the netlink datapath has no programs")
+    off = socket_lb.SocketLb(None, "the netlink datapath has no programs")
+    off = socket_lb.switch(off, kernel.programs, config.bpf_root)  # none of another datapath's may stay
+    yield Opened(kernel, None, KubeProxy(), NoFlows(), "none", str(off))
 
 
 @contextmanager

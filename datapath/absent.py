@@ -49,6 +49,10 @@ class NoMaps:
         del backend_ids
         return iter(())
 
+    def lost_backends(self) -> set[tuple[int, str]]:
+        """None."""
+        return set()
+
     def forget_socket(self, key: SocketKey) -> None:
         """Nothing is there."""
 

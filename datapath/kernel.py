@@ -34,6 +34,10 @@ class PodMaps(Protocol):
         """Entries of `socket_frontends` with these backends."""
         ...
 
+    def lost_backends(self) -> set[tuple[int, str]]:
+        """(id, protocol) of backends in `socket_frontends` that take no such sockets any more."""
+        ...
+
     def forget_socket(self, key: SocketKey) -> object:
         """Remove an entry of `socket_frontends`."""
         ...

@@ -64,8 +64,8 @@ def keep_ipv6_quiet(link: str) -> None:
 def refuse_redirects(ifname: str) -> None:
     """Have the thread's netns (a pod's) ignore ICMP redirects that come in by a link.
 
-    A node that passes a pod's packet on by the link where it came from says "go there directly", which would lead the
-    next one past kube-proxy. Raises OSError.
+    A node that passes a pod's packet on by the link where it came from, since kube-proxy does not know the Service yet,
+    says "go there directly": for minutes, the pod's next packets would go past kube-proxy. Raises OSError.
     """
     for conf in ("all", ifname):  # either of them is enough to accept one
         (_CONF / "ipv4/conf" / conf / "accept_redirects").write_text("0\n")

@@ -2,7 +2,7 @@
 
 Ours is measured from the objects (or the store's event) to the return of the last system call. Of kube-proxy only what
 it runs for the same is measured, on rules that are ready: one `iptables-restore`, one `nft -f`; deriving the rules from
-the objects is its own work on top. With --agent the changes also go through a real agent that watches a folder.
+the objects is its own work on top. The same changes also go through a real agent that watches a folder of manifests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cluster.resources import EndpointSlice, parse
-from perf import report
+from perf import report, service_agent
 from perf.service_bed import ENDPOINTS, Ours, Peer, address, fresh_maps, make_services, parsed, slice_object
 from perf.service_rules import Rules, iptables_all, iptables_change, iptables_sync, nft_all, nft_change
 from tests.unit.shelf import Shelf
@@ -31,11 +31,12 @@ SEED = 3
 
 @dataclass(slots=True)
 class Times:
-    """Seconds of one side. `sync` is the change as kube-proxy writes it, with the chain KUBE-SERVICES."""
+    """Seconds of one side. `sync`: a change as kube-proxy writes it, with all of KUBE-SERVICES; `agent`: by a file."""
 
     full: float = 0.0
     again: float = 0.0
     change: list[float] = field(default_factory=list)
+    agent: list[float] = field(default_factory=list)
     sync: list[float] = field(default_factory=list)
 
 
@@ -49,6 +50,7 @@ def main() -> int:
     count = options.services or (1_000 if options.quick else 10_000)
     services = make_services(count)
     ours = asyncio.run(measure_ours(services, 100 if options.quick else 500))
+    ours.agent = service_agent.measure(services, changes(services, 30 if options.quick else 200))
     iptables = measure_iptables(services, 5 if options.quick else 20)
     nft = measure_nft(services, 5 if options.quick else 20)
     results = [*compare(ours, iptables, IPTABLES), *compare(ours, nft, NFT)]
@@ -121,6 +123,7 @@ def compare(ours: Times, peer: Times, name: str) -> list[report.Result]:
         _once("start on the maps of an earlier agent", ours.again, peer.again, name),
         *_milliseconds("one changed endpoint", ours.change, peer.change, name),
     ]
+    rows += _milliseconds("from a file, by the real agent", ours.agent, peer.change, name)
     if peer.sync:
         rows += _milliseconds("the same with all of KUBE-SERVICES, as kube-proxy does", ours.change, peer.sync, name)
     return rows

@@ -71,14 +71,14 @@ static inlined __u16 csum_plus(__u16 csum, __u32 diff)
  * Addresses are in the pseudo header, which is all that a CHECKSUM_PARTIAL field holds: the flag keeps it right. An IPv6
  * address that changes is taken back by the L4 checksum, so the sum over the whole packet stays what it was. The helper
  * believes otherwise of a CHECKSUM_COMPLETE skb (it counts on an IP header checksum that IPv6 does not have; BPF_F_IPV6
- * of Linux 6.16 tells it): bpf_csum_update, which touches no other skb, undoes that.
+ * of Linux 6.16 tells it): csum_update, which touches no other skb, undoes that.
  */
 static inlined int l4_csum_address(struct __sk_buff *skb, __u16 family, __u32 at, __u32 diff, __u64 flags)
 {
 	if (bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_PSEUDO_HDR))
 		return -DROP_REWRITE;
 	if (family == AF_INET6)
-		bpf_csum_update(skb, diff);
+		csum_update(skb, diff);
 	return 0;
 }
 
@@ -110,8 +110,11 @@ static inlined int l4_csum(struct __sk_buff *skb, const struct packet *pkt, __u3
 {
 	__u32 was = (__u32)pkt->sport | (__u32)pkt->dport << 16, is = (__u32)new->sport | (__u32)new->dport << 16;
 
-	if (!has_l4_csum(pkt))
+	if (!has_l4_csum(pkt)) {
+		if (pkt->family == AF_INET6)
+			csum_update(skb, diff); /* nothing in the packet takes it back */
 		return 0;
+	}
 	if (is_partial(skb, pkt) && partial_csum(skb, pkt, diff) == 0)
 		return 0;
 	if (diff && l4_csum_address(skb, pkt->family, csum_at(pkt), diff, csum_flags(pkt)) < 0)

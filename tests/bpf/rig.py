@@ -65,6 +65,7 @@ class Rig:
             f"ip address add {who.POD_ONE_V6}/64 dev slave nodad",
             f"ip route add default via {who.GATEWAY}",
             f"ip route add default via {who.GATEWAY_V6}",
+            f"ip route add blackhole {who.BLACKHOLE}",
             f"ip neighbour add {who.GATEWAY} lladdr {who.GATEWAY_MAC} dev slave",
             f"ip neighbour add {who.ON_LINK} lladdr {who.REMOTE_MAC} dev slave",
             f"ip neighbour add {who.GATEWAY_V6} lladdr {who.GATEWAY_MAC} dev slave",

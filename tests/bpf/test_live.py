@@ -5,19 +5,21 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import shutil
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from datapath import bpfcall
-from datapath.abi import ABI_VERSION, Verdict
+from datapath import bpfcall, loader
+from datapath.abi import ABI_VERSION, CALL_FROM_POD, U32, Verdict
 from datapath.loader import Programs
 from tests.bpf.rig import SLAVE, Rig
-from tests.netns.node import inside, ip, new_netns
+from tests.netns.node import inside, ip, new_netns, program_id
 from tests.packets import FAR, GATEWAY, GATEWAY_MAC, ON_LINK_UNKNOWN, OWN_MAC, POD_ONE, VIP
 
 V = Verdict
@@ -181,3 +183,31 @@ def test_test_run_gives_a_duration(rig: Rig) -> None:
         lambda: bpfcall.prog_test_run(rig.programs.fd("to_pod"), b"\0" * 12 + b"\x08\x06" + b"\0" * 46, SLAVE, 1000)
     )
     assert 0 < done.duration_ns < 100_000
+
+
+def test_programs_are_swapped_under_a_live_connection(rig: Rig, wire: Wire, tmp_path: Path) -> None:
+    """A new build takes the slots while data flows; nobody enters the pod's netns, the connection never notices."""
+    rig.service((VIP, 80, "TCP"), {1: (FAR, 8080)})
+    changed = tmp_path / "bpf"
+    shutil.copytree(loader.SOURCES, changed)
+    with (changed / "to_pod.c").open("a") as source:
+        source.write("/* newer */\n")
+    with (
+        inside(wire.world, lambda: socket.create_server((FAR, 8080))) as server,
+        inside(wire.pod, lambda: socket.create_connection((VIP, 80), timeout=10)) as client,
+    ):
+        connection, _ = server.accept()
+        with connection:
+            client.sendall(b"before")
+            assert connection.recv(100) == b"before"
+            try:
+                with loader.load(rig.programs.bpf_root, changed) as newer:
+                    assert newer.build != rig.programs.build
+                    client.sendall(b"after")
+                    assert connection.recv(100) == b"after"
+                    connection.sendall(b"answer")
+                    assert client.recv(100) == b"answer"
+                    runs = bpfcall.lookup(rig.maps.fd("calls"), U32.pack(CALL_FROM_POD), U32.size)
+                    assert runs == U32.pack(program_id(newer.fd("from_pod")))
+            finally:
+                loader.load(rig.programs.bpf_root).close()

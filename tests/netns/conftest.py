@@ -11,8 +11,15 @@ import pytest
 from datapath import loader, rtnl, wireplan, wiring
 from datapath.loader import Programs
 from datapath.wiring import PodWiring
+from tests.demo import scenario
 from tests.netns.agent_rig import AgentRig
 from tests.netns.node import Node, kernel_has_ipvlan, pod_wiring
+from tests.netns.service_cluster import ServiceCluster
+from tests.testbed import dual_stack
+from tests.testbed.bed import Bed
+from tests.testbed.cells import PATHS
+from tests.testbed.echo import EchoServers
+from tests.testbed.workload import load
 from tests.netns.socket_node import WAYS, SocketNode, Way, named_servers
 from tests.testbed.bpffs import mounted
 
@@ -106,3 +113,41 @@ def rig(node_with_agent: AgentRig) -> Iterator[AgentRig]:
     except BaseException:
         node_with_agent.start_afresh()  # or every later test would stumble over this one's rests
         raise
+
+
+@pytest.fixture(scope="session")
+def echo_servers() -> Iterator[EchoServers]:
+    """Servers for all tests, in one thread."""
+    with EchoServers() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def dual_stack_bed(echo_servers: EchoServers) -> Iterator[Bed]:
+    """Two nodes with agents for macvlan pods with addresses of both families; nothing is filtered (they have MACs of
+    their own)."""
+    manifests = [*load(scenario.MANIFESTS), *dual_stack.manifests()]
+    macvlan = {"linkKind": "macvlan", "mode": "bridge"}
+    with Bed(manifests, scenario.CLUSTER_IPS, overrides=macvlan, filtered=False, cooldown_s=0) as bed:
+        bed.start_agents()
+        yield bed
+
+
+@pytest.fixture(scope="session", params=PATHS)
+def path(dual_stack_bed: Bed, request: pytest.FixtureRequest) -> str:
+    """The path that pods' calls take from here on: translated packets ("tc") or sockets."""
+    dual_stack_bed.balance_sockets(PATHS[request.param])
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def services_cluster(dual_stack_bed: Bed, echo_servers: EchoServers) -> ServiceCluster:
+    """Pods and servers for all tests."""
+    return ServiceCluster(dual_stack_bed, echo_servers)
+
+
+@pytest.fixture
+def cluster(services_cluster: ServiceCluster, path: str) -> Iterator[ServiceCluster]:
+    """The cluster without Services; as it was afterwards."""
+    yield services_cluster
+    services_cluster.clear()

@@ -5,7 +5,7 @@ import secrets
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +80,15 @@ class Bed:
             agent.start()
             seconds += agent.wait_ready()
         return seconds
+
+    def balance_sockets(self, choice: str, nodes: Iterable[str] | None = None) -> None:
+        """Have the agents (of these nodes) run with --socket-lb=`choice`, "on" or "off": restart those that do not."""
+        for agent in [self.agents[node] for node in nodes or self.agents]:
+            if agent.config.socket_lb != choice:
+                agent.stop()
+                agent.config = replace(agent.config, socket_lb=choice)
+                agent.start()
+                agent.wait_ready()
 
     def deploy(self) -> list[Sandbox]:
         """Turn the DaemonSets into running pods (all at once), then write the endpoints of the Services."""

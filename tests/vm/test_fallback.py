@@ -153,6 +153,19 @@ def test_a_cluster_ip(pods: dict[str, Sandbox], places: dict[str, Place], client
     assert udp(pods[client].netns, place) == place.cluster_ip
 
 
+def test_a_service_that_comes_after_the_first_calls(bed: Bed, pods: dict[str, Sandbox], places: dict[str, Place]):
+    """Until then the node sends the packets on to its gateway, out by the NIC that they came in by, and would have the
+    pod do the same from then on (ICMP redirect)."""
+    master, address, pod = bed.vpc.node_netns("master"), "10.233.0.200", pods["client"].netns
+    for _ in range(3):
+        with pytest.raises(scenario.Deviation, match="0 of 1 answers"):
+            scenario.ping(pod, address, count=1)
+    rule = f"add rule ip kube-proxy services ip daddr {address} tcp dport {PORT} dnat to {places['remote'].address}"
+    run(nsenter(master, ["nft", rule]))
+    assert f"via {MASTER} " in run(["ip", "-n", pod, "route", "get", address])
+    assert tcp(pod, Place(places["remote"].netns, places["remote"].address, address))[0] == address
+
+
 @pytest.mark.parametrize("backend", ["dual-2", "node", "other node", "dual-1"])
 def test_a_cluster_ip_of_ipv6(pods: dict[str, Sandbox], places: dict[str, Place], backend: str):
     place = places[f"{backend}6"]

@@ -26,7 +26,7 @@ ON_EACH_KERNEL = pytest.mark.parametrize(
 # By folder: the first is where the fixtures of ROWS look for programs to adopt.
 VARIANTS = {"dragline": PROGRAMS, "socket-lb-off": TC_PROGRAMS}
 # Whole frames by PROG_TEST_RUN, real packets through the attached programs, and real sockets.
-ROWS = ["tests/bpf", "tests/netns/test_socket_lb.py"]
+ROWS = ["tests/bpf", "tests/netns/test_socket_lb.py", "tests/netns/test_socket_lb_udp.py"]
 # The loader's own tests compile ten times, which is a minute of emulation; a build's life is the same on every kernel.
 ELSEWHERE = ["tests/bpf/test_loader.py"]
 

@@ -1,0 +1,207 @@
+"""The matrix of what a pod may ask of a Service: family x protocol x place of the backend x {tc, socket}.
+
+One client on master's eth0; one backend in each place, each alone behind a dual-stack Service of its own. A cell is one
+call; it raises when the pod sees anything that it should not, and gives the counters that moved meanwhile.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from datapath.abi import Verdict
+from datapath.maps import Maps
+from tests.testbed import ask, dual_stack
+from tests.testbed.bed import Bed
+from tests.testbed.echo import EchoServers, Heard
+from tests.testbed.kubelet import Sandbox
+from tests.testbed.workload import Raw
+
+PORT, TARGET_PORT = 80, 8080
+BULK = 1_000_000
+DATAGRAMS = (1, 1400, 8000)
+"""Payloads in bytes: the smallest, one that fills a frame, and one in six fragments."""
+HAIRPIN = {"IPv4": "169.254.202.1", "IPv6": "fd3c:7d1a:9e42::1"}
+SETTLE_S = 20.0
+
+PODS = {
+    "itself": ("master", "eth0"),
+    "remote-on-link": ("worker", "eth0"),
+    "remote-off-link": ("worker", "eth1"),
+    "sibling": ("master", "eth0"),
+    "other-uplink": ("master", "eth1"),
+}
+NODES = {"host-here": "master", "host-there": "worker"}
+PLACES = (*PODS, *NODES)
+MACVLAN_PLACES = tuple(place for place in PLACES if place != "host-here")
+"""A macvlan slave and its uplink's own stack cannot reach each other, by the kernel's design (issue 6)."""
+PATHS = {"tc": "off", "socket": "on"}
+"""--socket-lb by the path that a call to a Service takes."""
+
+TRANSLATIONS = {
+    Verdict.VERDICT_SERVICE_OWN_MAC,
+    Verdict.VERDICT_SERVICE_GATEWAY,
+    Verdict.VERDICT_SERVICE_NEIGH,
+    Verdict.VERDICT_HAIRPIN,
+}
+_OWN_MAC = dict.fromkeys(("sibling", "other-uplink", "host-here"), Verdict.VERDICT_SERVICE_OWN_MAC)
+_MACVLAN = {"sibling": Verdict.VERDICT_SERVICE_NEIGH, "other-uplink": Verdict.VERDICT_SERVICE_GATEWAY}
+_ANY_KIND = {
+    "itself": Verdict.VERDICT_HAIRPIN,
+    "remote-on-link": Verdict.VERDICT_SERVICE_NEIGH,
+    "remote-off-link": Verdict.VERDICT_SERVICE_GATEWAY,
+    "host-there": Verdict.VERDICT_SERVICE_NEIGH,
+}
+TRANSLATED: Mapping[str, Mapping[str, Verdict]] = {"ipvlan": _ANY_KIND | _OWN_MAC, "macvlan": _ANY_KIND | _MACVLAN}
+"""By kind of link and place: the one verdict that translated packets to it get."""
+
+
+class Cell(NamedTuple):
+    """One call."""
+
+    family: str
+    protocol: str
+    place: str
+
+
+@dataclass
+class Matrix:
+    """The pods, servers and Services on a running testbed; `build` makes them, `remove` takes them away."""
+
+    bed: Bed
+    servers: EchoServers
+    places: Sequence[str]
+    pods: dict[str, Sandbox] = field(default_factory=dict)
+
+    def build(self) -> None:
+        """Start pods and servers, write the Services."""
+        wanted = [dual_stack.pod(place, *PODS[place]) for place in self.places if place in PODS]
+        self.pods = {sandbox.name: sandbox for sandbox in self.bed.start_pods(wanted)}
+        for place in self.places:
+            self.servers.serve(place, self._netns(place), TARGET_PORT)
+            self.bed.folder.apply(self._service(place))
+            for family in HAIRPIN:
+                self.bed.folder.apply(self._slice(place, family))
+
+    def remove(self) -> None:
+        """As it was before `build`."""
+        for place in self.places:
+            self.servers.stop(self._netns(place), TARGET_PORT)
+            for family in HAIRPIN:
+                self.bed.folder.delete("EndpointSlice", f"default/{place}-{family.lower()}")
+            self.bed.folder.delete("Service", f"default/{place}")
+        self.bed.stop_pods(list(self.pods.values()))
+
+    def choose_path(self, path: str) -> None:
+        """Have calls take the path "tc" or "socket", and wait until every Service is served."""
+        self.bed.balance_sockets(PATHS[path], ["master"])
+        deadline = time.monotonic() + SETTLE_S
+        for place in self.places:
+            for family in HAIRPIN:
+                while not self._is_served(place, family):
+                    assert time.monotonic() < deadline, f"{place} {family} is not served\n{self.bed.logs()}"
+                    time.sleep(0.05)
+
+    def run(self, cell: Cell) -> dict[Verdict, int]:
+        """Make the call; by how much the counters of the client's node rose. Raises OSError or AssertionError."""
+        agent = self.bed.agents["master"]
+        with Maps(agent.config.bpf_root) as maps:
+            before = maps.counters()
+            CALLS[cell.protocol](self.pods["itself"].netns, self.vip(cell.place, cell.family), self._must_be(cell))
+            after = maps.counters()
+        return {verdict: after[verdict] - before[verdict] for verdict in after if after[verdict] != before[verdict]}
+
+    def own_address(self, place: str, family: str) -> str:
+        """Of a backend."""
+        if place in NODES:
+            nic = self.bed.vpc.nodes[NODES[place]].nics[0]
+            addresses = [address.split("/")[0] for address in nic.addresses]
+        else:
+            addresses = self.pods[place].addresses
+        return next(address for address in addresses if (":" in address) == (family == "IPv6"))
+
+    def vip(self, place: str, family: str) -> str:
+        """Of the place's Service."""
+        number = PLACES.index(place) + 1
+        return f"10.233.40.{number}" if family == "IPv4" else f"fd00:10:233::40:{number}"
+
+    def _must_be(self, cell: Cell) -> Callable[[Heard], None]:
+        """The server is the right one and sees the pod's own address."""
+        own = self.own_address("itself", cell.family)
+        hairpin = cell.place == "itself" and self.bed.agents["master"].config.socket_lb == "off"
+        wanted = Heard(cell.place, TARGET_PORT, HAIRPIN[cell.family] if hairpin else own)
+
+        def check(heard: Heard) -> None:
+            assert heard == wanted
+
+        return check
+
+    def _is_served(self, place: str, family: str) -> bool:
+        with ask.new_socket(self.pods["itself"].netns, self.vip(place, family), ask.socket.SOCK_STREAM) as one:
+            return one.connect_ex((self.vip(place, family), PORT)) == 0
+
+    def _netns(self, place: str) -> str:
+        return self.bed.vpc.node_netns(NODES[place]) if place in NODES else self.pods[place].netns
+
+    def _service(self, place: str) -> Raw:
+        vips = [self.vip(place, family) for family in HAIRPIN]
+        ports = [
+            {"name": protocol.lower(), "port": PORT, "protocol": protocol, "targetPort": TARGET_PORT}
+            for protocol in ("TCP", "UDP")
+        ]
+        spec = {"clusterIP": vips[0], "clusterIPs": vips, "ipFamilies": list(HAIRPIN), "ports": ports}
+        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": place, "namespace": "default"}, "spec": spec}
+
+    def _slice(self, place: str, family: str) -> Raw:
+        name = f"{place}-{family.lower()}"
+        return {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": place}},
+            "addressType": family,
+            "endpoints": [{"addresses": [self.own_address(place, family)], "conditions": {"ready": True}}],
+            "ports": [{"name": name.lower(), "port": TARGET_PORT, "protocol": name} for name in ("TCP", "UDP")],
+        }
+
+
+def _tcp(where: str, vip: str, check: Callable[[Heard], None]) -> None:
+    """Request and response, a bulk both ways at once, and an end whose last segment falls into this cell's counters."""
+    with ask.connect(where, vip, PORT) as stream:
+        check(ask.greeting(stream))
+        ask.exchange(stream, b"request")
+        ask.exchange(stream, bytes(range(250)) * (BULK // 250))
+        stream.shutdown(ask.socket.SHUT_WR)
+        assert stream.recv(1) == b""
+
+
+def _udp_connected(where: str, vip: str, check: Callable[[Heard], None]) -> None:
+    with ask.datagrams(where, vip, PORT, connected=True) as one:
+        check(Heard.of(ask.answer(one, b"who")))
+        for size in DATAGRAMS:
+            ask.inverted(one, b"d" * size)
+
+
+def _udp_unconnected(where: str, vip: str, check: Callable[[Heard], None]) -> None:
+    with ask.datagrams(where, vip, PORT, connected=False) as one:
+        check(Heard.of(ask.answer(one, b"who", (vip, PORT))))
+        for size in DATAGRAMS:
+            ask.inverted(one, b"d" * size, (vip, PORT))
+
+
+CALLS = {"tcp": _tcp, "udp connected": _udp_connected, "udp unconnected": _udp_unconnected}
+
+
+def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int]) -> None:
+    """The counters must show that the call took the path, and only that one."""
+    translated = {verdict: moved[verdict] for verdict in TRANSLATIONS & moved.keys()}
+    drops = {verdict.name: count for verdict, count in moved.items() if verdict.name.startswith("DROP_")}
+    assert not drops
+    if path == "socket":
+        assert not translated
+        assert moved.get(Verdict.VERDICT_SOCKET, 0) >= 1
+        assert moved.get(Verdict.VERDICT_SOCKET_ANSWER, 0) >= 1
+        return
+    assert Verdict.VERDICT_SOCKET not in moved
+    assert translated.keys() == {TRANSLATED[kind][cell.place]}
+    answers = moved.get(Verdict.VERDICT_ANSWER, 0) + moved.get(Verdict.VERDICT_HAIRPIN_ANSWER, 0)
+    assert answers >= 1
