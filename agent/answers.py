@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from agent import control, datapaths
 from agent.node import VERSION, Node
 from cluster.resources import SpiderIPPool
 
@@ -22,6 +23,8 @@ async def status(node: Node, arguments: bytes) -> bytes:
     problems += [{"source": "journal", "message": text} for text in node.journal.problems]
     problems += [{"source": f"SpiderIPPool {name}", "message": text} for name, text in node.pool_problems]
     problems += [{"source": f"Service {key}", "message": text} for key, text in node.services.problems()]
+    wrong = datapaths.problems(node.datapath, node.config.service_cidr)
+    problems += [{"source": "datapath", "message": text} for text in wrong]
     if node.services.problem:
         problems.append({"source": "services", "message": node.services.problem})
     problems += [{"source": "conntrack", "message": text} for text in node.ageing.problems()]
@@ -33,6 +36,9 @@ async def status(node: Node, arguments: bytes) -> bytes:
             "version": VERSION,
             "kernel": platform.release(),
             "store": f"dir:{node.config.store}",
+            "datapath": node.datapath.name,
+            "datapath_reason": node.datapath.reason,
+            "missing": node.datapath.missing,
             "programs": node.programs,
             "socket_lb": node.socket_lb,
             "uplinks": node.uplinks.names,
@@ -50,6 +56,12 @@ async def pools(node: Node, arguments: bytes) -> bytes:
     """JSON: a row a pool; of other nodes' pools, what their agents have published."""
     del arguments
     return _json([_row(node, pool) for pool in node.store.list(SpiderIPPool)])
+
+
+async def no_maps(node: Node, arguments: bytes) -> bytes:
+    """The answer to what only the maps of the eBPF datapath know. Raises CniError."""
+    del arguments
+    raise control.refusal(f"the {node.datapath.name} datapath has no maps to look into: ask this node's kube-proxy")
 
 
 def _row(node: Node, pool: SpiderIPPool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,10 @@ class Config:
     socket_lb: str = "on"
     """Whether pods' sockets are balanced in connect and sendmsg ("on", where the node can), or packets only ("off")."""
     log_level: str = "info"
+    datapath: str = "auto"
+    """`ebpf`, `netlink` (host routes and kube-proxy, for kernels below 5.10), or `auto`: by the kernel's version."""
+    service_cidr: tuple[str, ...] = ()
+    """The cluster's Service addresses, "a/b" of both families: what pods send to the node without eBPF."""
 
     @property
     def spool(self) -> Path:
@@ -64,6 +69,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline-s", help="longest seconds of one CNI verb (default: 20)")
     parser.add_argument("--socket-lb", help="on or off: balance sockets where the node can (default: on)")
     parser.add_argument("--log-level", help="debug, info, warning or error (default: info)")
+    parser.add_argument("--datapath", help="auto, ebpf (Linux >= 5.10) or netlink (default: auto)")
+    parser.add_argument("--service-cidr", metavar="CIDR,...", help="Service addresses; only --datapath=netlink asks")
 
 
 def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Config:
@@ -93,6 +100,8 @@ def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ
         deadline_s=_seconds("--deadline-s", given["deadline_s"], defaults.deadline_s),
         socket_lb=_one_of("--socket-lb", given["socket_lb"], defaults.socket_lb, ("on", "off")),
         log_level=level,
+        datapath=_one_of("--datapath", given["datapath"], defaults.datapath, ("auto", "ebpf", "netlink")),
+        service_cidr=_cidrs("--service-cidr", given["service_cidr"] or ""),
     )
 
 
@@ -129,6 +138,18 @@ def _seconds(flag: str, text: str | None, default: float) -> float:
     return value
 
 
+def _cidrs(flag: str, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return tuple(dict.fromkeys(_cidr(part) for part in parts))
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text!r} is not a list of subnets such as 10.96.0.0/12,fd00:96::/108") from error
+
+
+def _cidr(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
 def argument_list(config: Config) -> Sequence[str]:
     """The flags that build this Config again (for tests and for restarting an agent as it was)."""
     return [
@@ -142,4 +163,6 @@ def argument_list(config: Config) -> Sequence[str]:
         f"--deadline-s={config.deadline_s}",
         f"--socket-lb={config.socket_lb}",
         f"--log-level={config.log_level}",
+        f"--datapath={config.datapath}",
+        f"--service-cidr={','.join(config.service_cidr)}",
     ]

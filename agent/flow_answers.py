@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,7 +16,7 @@ from agent.service_names import Names
 from datapath import flow_pairs, verdicts
 from datapath.abi import BACKEND_DRAINING
 from datapath.entries import BackendEntry, pack_ip
-from datapath.flow_pairs import Pair, Wanted
+from datapath.flow_pairs import Found, Packed, Pair, Wanted
 from datapath.frontends import ANY_NODE, Frontend, endpoint
 from datapath.maps import Maps
 from datapath.table import Number
@@ -31,6 +32,13 @@ class Arguments(msgspec.Struct, frozen=True):
     limit: int = 0
 
 
+class Shown(NamedTuple):
+    """What is shown besides the flows: names of pods by address, and whether sockets are balanced."""
+
+    pods: Mapping[str, str]
+    socket_lb: str
+
+
 async def conntrack(node: Node, arguments: bytes) -> bytes:
     """JSON: a row a flow, how many flows were meant, how full the table is."""
     asked = control.arguments_of(arguments, Arguments)
@@ -44,7 +52,7 @@ async def conntrack(node: Node, arguments: bytes) -> bytes:
             leases = [lease for one in pod_names.find(attachments, asked.pod) for lease in one.leases]
             clients = frozenset(pack_ip(lease.ip) for lease in leases)
         wanted = Wanted(clients, _frontends(asked.service, names))
-        return control.answer(_flows(node.maps, wanted, asked.limit, pods))
+        return _flows(node.maps, wanted, asked.limit, Shown(pods, node.socket_lb))
 
     try:
         return await threads.run(job)
@@ -64,18 +72,28 @@ def _frontends(service: str, names: Names) -> frozenset[bytes] | None:
     return frozenset(flow_pairs.packed_frontend(*one) for one in meant if one.address not in ANY_NODE)
 
 
-def _flows(maps: Maps, wanted: Wanted, limit: int, pods: Mapping[str, str]) -> dict[str, Any]:
+def _flows(maps: Maps, wanted: Wanted, limit: int, shown: Shown) -> bytes:
     entries = flow_pairs.snapshot(maps.conntrack.batches())
-    found = flow_pairs.find(entries, wanted)
-    now = time.monotonic_ns()
-    shown = [flow_pairs.pair(entries, one) for one in (found[:limit] if limit else found)]
-    backends = {number: maps.backends.get(Number(number)) for number in {one.backend_id for one in shown}}
-    return {
-        "flows": [_row(one, pods, now) | {"backend_state": _backend_state(one, backends)} for one in shown],
+    found = list(flow_pairs.find(entries, wanted))
+    head = {
         "matching": len(found),
         "entries": len(entries),
         "capacity": maps.conntrack.capacity,
+        "socket_lb": shown.socket_lb,
     }
+    # The first ones, not any: who looks twice sees the same flows.
+    chosen = heapq.nsmallest(limit, found) if limit else found
+    return control.answer_with_rows(head, "flows", _rows(maps, entries, chosen, shown.pods))
+
+
+def _rows(maps: Maps, entries: Packed, chosen: Iterable[Found], pods: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    now = time.monotonic_ns()
+    backends: dict[int, BackendEntry | None] = {}
+    for one in chosen:
+        pair = flow_pairs.pair(entries, one)
+        if pair.backend_id not in backends:
+            backends[pair.backend_id] = maps.backends.get(Number(pair.backend_id))
+        yield _row(pair, pods, now) | {"backend_state": _backend_state(pair, backends[pair.backend_id])}
 
 
 def _row(pair: Pair, pods: Mapping[str, str], now_ns: int) -> dict[str, Any]:
@@ -97,11 +115,10 @@ def _row(pair: Pair, pods: Mapping[str, str], now_ns: int) -> dict[str, Any]:
     }
 
 
-def _backend_state(pair: Pair, backends: Mapping[int, BackendEntry | None]) -> str:
+def _backend_state(pair: Pair, entry: BackendEntry | None) -> str:
     """ "active", "draining", "removed"; of a direct flow ""."""
     if pair.direct:
         return ""
-    entry = backends[pair.backend_id]
     if entry is None or (entry.address, entry.port) != (pair.backend, pair.backend_port):
         return "removed"
     return "draining" if entry.flags & BACKEND_DRAINING else "active"

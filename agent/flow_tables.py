@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agent.flow_texts import duration
+from agent.flow_texts import apart, duration
 from agent.tables import table
 from datapath.verdicts import DROP, EVENT
 
@@ -18,11 +18,11 @@ def conntrack(answer: dict[str, Any], limit: int) -> str:
     flows, matching = answer["flows"], answer["matching"]
     full = f"{answer['entries']} of {answer['capacity']} entries used"
     if not flows:
-        return f"No flows ({full})"
+        return "\n".join([f"No flows ({full})", *apart(answer["socket_lb"])])
     lines = [table([_FLOW_HEADINGS, *map(_flow, flows)], gap=2)]
     if len(flows) < matching:
         lines.append(f"{len(flows)} of {matching} flows shown (--limit {limit}; --limit 0 shows all); {full}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *apart(answer["socket_lb"])])
 
 
 def _flow(row: dict[str, Any]) -> tuple[object, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datapath.abi import CT_ANSWERED, CT_CLOSING, CT_PEER_FIN, CT_POD_FIN, CT_RESET
 from datapath.flow_pairs import Pair
 
+APART = "Sockets that chose their backend in connect() or sendmsg() are not among these flows"
+"""Where socket load balancing is on, most flows are never translated per packet."""
+
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
@@ -21,6 +24,11 @@ def state_of(pair: Pair) -> str:
     if pair.flags & CT_CLOSING:
         return "FIN_WAIT" if pair.flags & CT_POD_FIN else "CLOSE_WAIT"
     return "ESTABLISHED" if pair.flags & CT_ANSWERED else "SYN_SENT"
+
+
+def apart(socket_lb: str) -> list[str]:
+    """The line that says what is not shown, if socket load balancing ("on, ..." or "off: ...") is on."""
+    return [APART] if socket_lb.startswith("on") else []
 
 
 def duration(seconds: float) -> str:

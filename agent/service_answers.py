@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +10,7 @@ import msgspec
 from agent import control, pod_names, service_asked, service_names, threads
 from agent.node import Node
 from agent.pod_names import UnknownName
+from agent.service_asked import Asked
 from agent.service_names import Names
 from datapath import flow_pairs, frontends
 from datapath.abi import ADDRESS_NODE, ADDRESS_POD
@@ -28,21 +27,6 @@ class Arguments(msgspec.Struct, frozen=True):
     service: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Names for the addresses of backends."""
-
-    pods: Mapping[str, str]
-    known: Mapping[str, int]
-
-    def of(self, address: str) -> str:
-        """ "pod ns/name", "node", or "remote"."""
-        flags = self.known.get(address, 0)
-        if flags & ADDRESS_POD:
-            return f"pod {self.pods.get(address, '?')}"
-        return "node" if flags & ADDRESS_NODE else "remote"
-
-
 async def services(node: Node, arguments: bytes) -> bytes:
     """JSON: a row a frontend; for one Service with its backends."""
     asked = control.arguments_of(arguments, Arguments)
@@ -52,8 +36,9 @@ async def services(node: Node, arguments: bytes) -> bytes:
     def job() -> bytes:
         names = service_names.ordered(offers)
         if not asked.service:
-            return control.answer(_all(node.maps, names))
-        return control.answer(_one(node.maps, names, pods, asked.service))
+            return control.answer_with_rows({"socket_lb": node.socket_lb}, "frontends", _all(node.maps, names))
+        found = _one(node.maps, names, pods, asked.service)
+        return control.answer(found | {"socket_lb": node.socket_lb})
 
     try:
         return await threads.run(job)
@@ -61,30 +46,34 @@ async def services(node: Node, arguments: bytes) -> bytes:
         raise control.refusal(str(error)) from error
 
 
-def _all(maps: Maps, names: Names) -> dict[str, Any]:
-    rows = [_row(view, names) for view in frontends.frontends(maps)]
-    return {"frontends": sorted(rows, key=lambda row: (row["service"] == UNKNOWN, row["service"], row["frontend"]))}
+def _all(maps: Maps, names: Names) -> Iterator[dict[str, Any]]:
+    """By name; those that the store does not know come last."""
+    order = {frontend: number for number, frontend in enumerate(sorted(names, key=lambda one: (names[one], one)))}
+    found = [(order.get(view.frontend, len(order)), view.frontend, view) for view in frontends.frontends(maps)]
+    yield from (_row(view, names) for _, _, view in sorted(found, key=lambda one: one[:2]))
 
 
 def _one(maps: Maps, names: Names, pods: Mapping[str, str], service: str) -> dict[str, Any]:
-    wanted = set(service_names.frontends_of(service_asked.parse(service), names))
-    views = [view for view in frontends.frontends(maps) if _is_meant(view, wanted, service)]
+    views = _views(maps, service_asked.parse(service), names)
     if not views:
         raise UnknownName(f"{service} has no frontend in the maps; `dragline services` lists those that have one")
-    by_frontend = frontends.backends(maps, views)
     flows = flow_pairs.count_by_backend(flow_pairs.snapshot(maps.conntrack.batches()))
-    where = Where(pods, {address: entry.flags for address, entry in maps.addresses().items()})
-    backend = partial(_backend, where=where, flows=flows)
-    rows = [_row(view, names) | {"of": [backend(one) for one in by_frontend[view.frontend]]} for view in views]
+    rows = []
+    for frontend, backends in frontends.backends(maps, views).items():
+        view = next(one for one in views if one.frontend == frontend)
+        own = [_backend(one, maps, pods, flows) for one in backends]
+        rows.append(_row(view, names) | {"draining": sum(not one["slots"] for one in own), "of": own})
     return {"frontends": sorted(rows, key=lambda row: (row["kind"], row["frontend"]))}
 
 
-def _is_meant(view: FrontendView, wanted: set[frontends.Frontend], asked: str) -> bool:
-    """Those of the store, and by address also those that only the maps have."""
-    parsed = service_asked.parse(asked)
-    if not parsed.is_address:
-        return view.frontend in wanted
-    return view.frontend.address == parsed.name and parsed.port in (0, view.frontend.port)
+def _views(maps: Maps, asked: Asked, names: Names) -> list[FrontendView]:
+    """Those of the store; by address also those that only the maps have."""
+    if asked.is_address:
+        found = [one for one in frontends.frontends(maps) if one.frontend.address == asked.name]
+        fits = [one for one in found if asked.port in (0, one.frontend.port)]
+        return [one for one in fits if asked.protocol in ("", one.frontend.protocol)]
+    read = (frontends.frontend(maps, one) for one in service_names.frontends_of(asked, names))
+    return [one for one in read if one is not None]
 
 
 def _row(view: FrontendView, names: Names) -> dict[str, Any]:
@@ -101,12 +90,21 @@ def _row(view: FrontendView, names: Names) -> dict[str, Any]:
     }
 
 
-def _backend(one: BackendView, where: Where, flows: Mapping[int, int]) -> dict[str, Any]:
+def _backend(one: BackendView, maps: Maps, pods: Mapping[str, str], flows: Mapping[int, int]) -> dict[str, Any]:
     return {
         "backend": frontends.endpoint(one.entry.address, one.entry.port) if one.entry else UNKNOWN,
         "state": str(one.state),
-        "where": where.of(one.entry.address) if one.entry else UNKNOWN,
+        "where": _where(one.entry.address, maps, pods) if one.entry else UNKNOWN,
         "id": one.backend_id,
         "slots": list(one.slots),
         "flows": flows.get(one.backend_id, 0),
     }
+
+
+def _where(address: str, maps: Maps, pods: Mapping[str, str]) -> str:
+    """ "pod ns/name", "node", or "remote"."""
+    known = maps.address(address)
+    flags = known.flags if known else 0
+    if flags & ADDRESS_POD:
+        return f"pod {pods.get(address, '?')}"
+    return "node" if flags & ADDRESS_NODE else "remote"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.flow_texts import duration
+from agent.flow_texts import apart, duration
 from agent.tables import table
 
 _HEADINGS = ("SERVICE", "FRONTEND", "KIND", "AFFINITY", "BACKENDS", "FLOWS", "REFUSED")
@@ -18,7 +18,8 @@ def services(answer: dict[str, Any]) -> str:
         return "No frontends: no Service can be called by this node's pods"
     if "of" not in rows[0]:
         return table([_HEADINGS, *map(_row, rows)], gap=2)
-    return "\n\n".join(f"{table([_HEADINGS, _row(row)], gap=2)}\n\n{_backends(row)}" for row in rows)
+    parts = [f"{table([_HEADINGS, _row(row)], gap=2)}\n\n{_backends(row)}" for row in rows]
+    return "\n\n".join([*parts, *apart(answer["socket_lb"])])
 
 
 def _row(row: dict[str, Any]) -> tuple[object, ...]:

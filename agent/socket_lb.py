@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,9 +117,24 @@ def backends_gone(node: Node, gone: Sequence[GoneBackend]) -> None:
         if protocol == "UDP" or one.state != DRAINING
     }
     if ids:
-        task = asyncio.get_running_loop().create_task(_close_sockets(node, ids))
-        node.closing.add(task)
-        task.add_done_callback(node.closing.discard)
+        _start(node, _close_sockets(node, ids))
+
+
+def close_forgotten(node: Node) -> None:
+    """Close the sockets of backends that an earlier agent removed without living to do it, in the background."""
+
+    async def body() -> None:
+        ids = await threads.run(node.kernel.maps.lost_backends)
+        if ids:
+            await _close_sockets(node, ids)
+
+    _start(node, body())
+
+
+def _start(node: Node, work: Coroutine[None, None, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    node.closing.add(task)
+    task.add_done_callback(node.closing.discard)
 
 
 async def _close_sockets(node: Node, ids: set[tuple[int, str]]) -> None:

@@ -38,15 +38,24 @@ def status(answer: dict[str, Any]) -> str:
         ("Version", answer["version"]),
         ("Kernel", answer["kernel"]),
         ("Store", answer["store"]),
+        ("Datapath", f"{answer['datapath']} ({answer['datapath_reason']})"),
         ("Programs", answer["programs"]),
         ("Socket LB", answer["socket_lb"]),
         ("Uplinks", ", ".join(answer["uplinks"]) or "none used yet"),
         ("Attachments", ", ".join(f"{count} {state}" for state, count in attachments.items()) or "none"),
-        ("Services", f"{answer['frontends']} frontends, {answer['backends']} backends"),
+        ("Services", _services(answer)),
         ("Conntrack", f"{answer['conntrack']['entries']} of {answer['conntrack']['capacity']} entries"),
         ("Journal", answer["journal"]),
     ]
     width = max(len(name) for name, _ in lines) + 1
     text = "\n".join(f"{name + ':':<{width}} {value}" for name, value in lines)
+    missing = [f"  {item}" for item in answer["missing"]]
+    without = ["Without eBPF:", *missing] if missing else []
     problems = [f"  {problem['source']}: {problem['message']}" for problem in answer["problems"]]
-    return "\n".join([text, f"Problems:    {len(problems) or 'none'}", *problems])
+    return "\n".join([text, *without, f"Problems:    {len(problems) or 'none'}", *problems])
+
+
+def _services(answer: dict[str, Any]) -> str:
+    if answer["missing"]:
+        return "by kube-proxy"
+    return f"{answer['frontends']} frontends, {answer['backends']} backends"

@@ -81,11 +81,11 @@ def _hooks(facts: Facts) -> Stage:
     if not hooks.working:
         return Stage("socket hook", f"not used: {hooks.why}; from_pod translates each packet")
     if facts.view is None:
-        return Stage("socket hook", f"on ({hooks.why}): no Service, the address is meant as it stands")
+        return Stage("socket hook", f"{hooks.why}; no Service, the address is meant as it stands")
     if not steps.is_hooked(facts):
-        return Stage("socket hook", f"on ({hooks.why}): no backend to choose, the address is left alone")
+        return Stage("socket hook", f"{hooks.why}; no backend to choose, the address is left alone")
     told = "connect() and sendmsg() choose a backend: packets then name the backend, not the Service"
-    return Stage("socket hook", f"on ({hooks.why})", (told, "what follows is for packets that still name the Service"))
+    return Stage("socket hook", hooks.why, (told, "what follows is for packets that still name the Service"))
 
 
 def _address(facts: Facts) -> Stage:

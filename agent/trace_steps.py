@@ -16,6 +16,7 @@ from datapath.abi import (
     ADDRESS_NODE_PORT,
     ADDRESS_POD,
     BACKEND_DRAINING,
+    CT_ANSWERED,
     POD_DIRECT_NAT,
     POD_OWN_MAC,
     Verdict,
@@ -130,14 +131,18 @@ def reach(facts: Facts, backend: BackendView) -> Decision:
         return Decision(Verdict.VERDICT_HAIRPIN, "the pod itself: comes back to it from the hairpin address")
     assert facts.pod.entry is not None
     if behind_own_mac(facts.pod.entry, place):
-        return Decision(Verdict.VERDICT_SERVICE_OWN_MAC, f"{_whose(place)}: the frame gets the slave's own MAC")
+        return Decision(Verdict.VERDICT_SERVICE_OWN_MAC, f"{_whose(facts, place)}: the frame gets the slave's own MAC")
     if not on_link(facts.pod.entry, address):
         gateway = facts.place(facts.asked.address).way
         via = f" ({gateway.gateway or facts.asked.address}, {gateway.mac or 'to be resolved'})" if gateway else ""
-        return Decision(Verdict.VERDICT_SERVICE_GATEWAY, f"{_whose(place)}, off-link: keeps the next hop's MAC{via}")
+        return Decision(
+            Verdict.VERDICT_SERVICE_GATEWAY, f"{_whose(facts, place)}, off-link: keeps the next hop's MAC{via}"
+        )
     mac = place.way.mac if place.way else ""
-    known = f"its MAC {mac} is known" if mac else "its MAC is to be resolved"
-    return Decision(Verdict.VERDICT_SERVICE_NEIGH, f"{_whose(place)}, on-link: by redirect_neigh, {known}")
+    known = f"MAC {mac}" if mac else "MAC not known yet"
+    return Decision(
+        Verdict.VERDICT_SERVICE_NEIGH, f"{_whose(facts, place)}, on-link: redirect_neigh until it answers, {known}"
+    )
 
 
 def direct(facts: Facts) -> Decision:
@@ -148,8 +153,8 @@ def direct(facts: Facts) -> Decision:
     way = place.way
     # Siblings and the node answer for themselves with the one MAC that all share.
     if way is not None and (way.mac == facts.pod.entry.mac if way.mac else not way.gateway):
-        return Decision(Verdict.VERDICT_DIRECT, f"{_whose(place)}: the pod's stack has the own MAC already")
-    return Decision(Verdict.VERDICT_DIRECT_OWN_MAC, f"{_whose(place)}: the own MAC instead of the gateway's")
+        return Decision(Verdict.VERDICT_DIRECT, f"{_whose(facts, place)}: the pod's stack has the own MAC already")
+    return Decision(Verdict.VERDICT_DIRECT_OWN_MAC, f"{_whose(facts, place)}: the own MAC instead of the gateway's")
 
 
 def expected(facts: Facts) -> tuple[Verdict, ...]:
@@ -173,17 +178,20 @@ def is_hooked(facts: Facts) -> bool:
 
 
 def next_packet(facts: Facts, pair: Pair) -> Decision:
-    """conntrack_resume: what a packet in the middle of an existing flow gets. The verdict is a drop's, or None."""
+    """conntrack_resume: what the next packet of an existing flow gets. The verdict is a drop's, or None.
+
+    Of a connection that was not answered yet it is the first packet once more, which may go elsewhere.
+    """
     assert facts.pod.entry is not None
     if not is_called(facts) and not facts.pod.entry.flags & POD_DIRECT_NAT:
         return Decision(None, "goes on directly, no Service is called at this address any more")
-    stream = facts.asked.protocol in _STREAMS
+    in_stream = facts.asked.protocol in _STREAMS and (pair.lost == "reverse" or bool(pair.flags & CT_ANSWERED))
     if pair.lost != "forward":
-        if _stands(facts, pair, stream):
+        if _stands(facts, pair, in_stream):
             return Decision(None, "goes on, the reverse entry is made again" if pair.lost else "goes on")
-        if stream:
+        if in_stream:
             return Decision(Verdict.DROP_BACKEND_REMOVED, f"is dropped, the backend is gone: {told(facts)}")
-    return _without_flow(facts, stream)
+    return _without_flow(facts, in_stream)
 
 
 def is_called(facts: Facts) -> bool:
@@ -214,7 +222,7 @@ def on_link(pod: PodEntry, address: str) -> bool:
     return not (one ^ other) & bits
 
 
-def _stands(facts: Facts, pair: Pair, stream: bool) -> bool:
+def _stands(facts: Facts, pair: Pair, in_stream: bool) -> bool:
     """As backend_stands of conntrack.h."""
     if pair.direct:
         return True
@@ -222,20 +230,20 @@ def _stands(facts: Facts, pair: Pair, stream: bool) -> bool:
     if entry is None or entry.service_id != pair.service_id:
         return False
     same = (entry.address, entry.port) == (pair.backend, pair.backend_port)
-    return same and (stream or not entry.flags & BACKEND_DRAINING)
+    return same and (in_stream or not entry.flags & BACKEND_DRAINING)
 
 
-def _without_flow(facts: Facts, stream: bool) -> Decision:
-    """A packet in mid-stream of which conntrack knows nothing, or a datagram that has lost its backend."""
+def _without_flow(facts: Facts, in_stream: bool) -> Decision:
+    """A packet in mid-stream of which conntrack knows nothing, or one that may go to another backend."""
     if facts.view is None:
         if facts.place(facts.asked.address).flags & ADDRESS_CLUSTER_IP:
             return Decision(Verdict.DROP_UNKNOWN_PORT, f"is refused, the frontend is gone: {told(facts)}")
         return Decision(None, "goes on directly, the frontend is gone")
-    if stream:
+    if in_stream:
         return Decision(Verdict.DROP_NO_FLOW, f"is dropped, the forward entry was lost: {told(facts)}")
     if not facts.view.entry.count:
         return Decision(Verdict.DROP_NO_BACKEND, f"is refused, there is no backend any more: {told(facts)}")
-    return Decision(None, "moves to another backend, its own is gone or drains")
+    return Decision(None, "chooses another backend, its own is gone or drains")
 
 
 def told(facts: Facts) -> str:
@@ -243,10 +251,11 @@ def told(facts: Facts) -> str:
     return "the pod gets a reset" if facts.asked.protocol == "TCP" else "the pod is told (ICMP port unreachable)"
 
 
-def _whose(place: Place) -> str:
+def _whose(facts: Facts, place: Place) -> str:
     if place.flags & ADDRESS_NODE:
         return "this node"
-    if place.flags & ADDRESS_POD:
-        uplink = place.entry.uplink_ifindex if place.entry else 0
-        return f"pod {place.pod or '?'} of this node (uplink {uplink})"
+    if place.entry is not None and place.flags & ADDRESS_POD:
+        assert facts.pod.entry is not None
+        same = place.entry.uplink_ifindex == facts.pod.entry.uplink_ifindex
+        return f"pod {place.pod or '?'} here, on {'the same' if same else 'another'} uplink"
     return "elsewhere"

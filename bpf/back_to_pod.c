@@ -15,18 +15,20 @@
  */
 static inlined int answer(struct __sk_buff *skb, const struct packet *pkt, __u32 reason, __u32 *event)
 {
+	int failed;
+
 	if (reason == VERDICT_ECHO)
 		return echo_reply(skb, pkt);
 	if (pkt->flags & PACKET_RESET || !(pkt->flags & PACKET_PORTS))
 		return -1;
-	*event = EVENT_REFUSAL_LIMITED;
-	if (!may_tell(skb->ifindex))
+	if (!may_tell(skb->ifindex)) {
+		*event = EVENT_REFUSAL_LIMITED;
 		return -1;
-	*event = EVENT_REFUSED_RESET;
-	if (pkt->proto == PROTO_TCP)
-		return reset(skb, pkt);
-	*event = EVENT_REFUSED_ICMP;
-	return unreachable(skb, pkt);
+	}
+	failed = pkt->proto == PROTO_TCP ? reset(skb, pkt) : unreachable(skb, pkt);
+	if (!failed)
+		*event = pkt->proto == PROTO_TCP ? EVENT_REFUSED_RESET : EVENT_REFUSED_ICMP;
+	return failed;
 }
 
 static inlined int turn(struct __sk_buff *skb, __u32 reason)

@@ -5,6 +5,7 @@
  */
 #include "lib/abi.h"
 #include "lib/conntrack.h"
+#include "lib/direct.h"
 #include "lib/fragments.h"
 #include "lib/kernel.h"
 #include "lib/maps.h"
@@ -12,7 +13,6 @@
 #include "lib/parse.h"
 #include "lib/rewrite.h"
 #include "lib/service.h"
-#include "lib/sockets.h"
 #include "lib/source.h"
 #include "lib/verdict.h"
 #include "lib/work.h"
@@ -29,44 +29,11 @@ static inlined int hairpin_answer(struct __sk_buff *skb, const struct pod *pod, 
 	reverse = answered(w);
 	if (!reverse)
 		return VERDICT_PASS;
-	conntrack_touch(reverse, &w->pkt, CT_PEER_FIN, CT_ANSWERED);
+	conntrack_answered(reverse, &w->pkt);
 	ports = (struct ports){reverse->port, reverse->client_port};
 	if (rewrite(skb, &w->pkt, &reverse->addr, &w->pkt.saddr, ports) < 0 || rewrite_dmac(skb, pod->mac) < 0)
 		return -DROP_REWRITE;
 	return VERDICT_HAIRPIN_ANSWER;
-}
-
-/*
- * A direct flow whose answers a reverse entry would capture. Its connection is over: the pair goes. It lives on (one
- * socket to the VIP, one to the same backend, same source port): the direct flow takes another source port. Datagrams
- * have no life to ask for: the last sender wins. 1: w->forward holds the direct flow's target; 0: it needs none.
- */
-static inlined int direct_target(struct __sk_buff *skb, struct pod *pod, struct work *w)
-{
-	struct conntrack *reverse;
-
-	if (is_stream(&w->pkt) && !(w->pkt.flags & PACKET_OPENS))
-		return 0;
-	w->forward.service_id = SERVICE_NONE;
-	w->forward.backend_id = 0;
-	w->forward.addr = w->pkt.daddr;
-	w->forward.port = w->pkt.dport;
-	w->forward.client_port = w->pkt.sport;
-	w->forward.flags = 0;
-	w->forward.touched = coarse_clock();
-	w->forward.last_seen_ns = 0;
-	set_answer(w);
-	reverse = conntrack_lookup(&w->answer);
-	if (!reverse)
-		return 0;
-	if (w->pkt.proto != PROTO_TCP ||
-	    !tcp_socket_alive(skb, &reverse->addr, reverse->port, &w->pkt.saddr, reverse->client_port)) {
-		conntrack_delete_pair(w, reverse);
-		counter_add(EVENT_STALE_PAIR);
-		return 0;
-	}
-	pod->flags |= POD_DIRECT_NAT;
-	return 1;
 }
 
 /* A flow that is not known: to a Service, or (NULL) to an address itself. 1: w->forward says how; 0: as it is. */
@@ -75,7 +42,7 @@ static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work 
 	int ret;
 
 	if (service) {
-		ret = service_target(skb, w, service);
+		ret = service_target(skb, pod, w, service);
 		if (ret < 0)
 			return ret;
 	} else if (!direct_target(skb, pod, w)) {
@@ -89,26 +56,11 @@ static inlined int new_flow(struct __sk_buff *skb, struct pod *pod, struct work 
 static inlined int to_backend(struct __sk_buff *skb, const struct pod *pod, const struct work *w)
 {
 	struct ports ports = {w->forward.client_port, w->forward.port};
-	int to_self = w->forward.flags & CT_TO_SELF;
-	struct ip saddr = to_self ? hairpin_ip(&w->pkt.saddr) : w->pkt.saddr;
+	struct ip saddr = w->forward.flags & CT_TO_SELF ? hairpin_ip(&w->pkt.saddr) : w->pkt.saddr;
 
 	if (rewrite(skb, &w->pkt, &saddr, &w->forward.addr, ports) < 0)
 		return -DROP_REWRITE;
-	if (!to_self)
-		return service_next_hop(skb, pod, &w->pkt, &w->forward.addr);
-	return rewrite_dmac(skb, pod->mac) < 0 ? -DROP_REWRITE : VERDICT_HAIRPIN;
-}
-
-/* No Service, but the flow needs another source port than its own. */
-static inlined int to_address_by_other_port(struct __sk_buff *skb, const struct pod *pod, const struct work *w,
-				      const struct address *known)
-{
-	struct ports ports = {w->forward.client_port, w->pkt.dport};
-	int ret = direct_next_hop(skb, pod, &w->pkt, known);
-
-	if (ret < 0)
-		return ret;
-	return rewrite(skb, &w->pkt, &w->pkt.saddr, &w->pkt.daddr, ports) < 0 ? -DROP_REWRITE : VERDICT_DIRECT_NAT;
+	return service_next_hop(skb, pod, &w->pkt, &w->forward);
 }
 
 /* Nothing but Services is behind a ClusterIP: what no Service takes must not run to the gateway. */
@@ -138,11 +90,11 @@ static inlined int translation(struct __sk_buff *skb, struct pod *pod, struct wo
 	struct service *service = NULL;
 	int called = is_called(known), ret = 0;
 
-	if (called && w->pkt.flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
+	if (called)
 		fragment_ports(&w->pkt);
 	if (w->pkt.flags & PACKET_PORTS) {
 		if (called || pod->flags & POD_DIRECT_NAT)
-			ret = conntrack_resume(w);
+			ret = conntrack_resume(skb, pod, w);
 		if (ret)
 			return ret;
 		if (called)

@@ -20,7 +20,7 @@ static inlined int answer_to_pod(struct __sk_buff *skb, struct work *w)
 
 	if (!reverse)
 		return VERDICT_PASS;
-	conntrack_touch(reverse, &w->pkt, CT_PEER_FIN, CT_ANSWERED);
+	conntrack_answered(reverse, &w->pkt);
 	ports = (struct ports){reverse->port, reverse->client_port};
 	return rewrite(skb, &w->pkt, &reverse->addr, &w->pkt.daddr, ports) < 0 ? -DROP_REWRITE : VERDICT_ANSWER;
 }

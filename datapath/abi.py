@@ -59,6 +59,8 @@ CT_RESET = 0x4
 CT_CLOSING = 0x7
 CT_ANSWERED = 0x8
 CT_TO_SELF = 0x10
+CT_OWN_MAC = 0x20
+CT_ON_LINK = 0x40
 
 SERVICE_NONE = 0
 CT_IDLE_NS = 60_000_000_000
@@ -100,6 +102,8 @@ LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("flags", "H"),
         ("touched", "H"),
         ("last_seen_ns", "Q"),
+        ("mac", "6s"),
+        ("mac_seen", "H"),
     ),
     "affinity_key": (("client", "16s"), ("service_id", "I")),
     "affinity": (("backend_id", "I"), ("pad", "I"), ("last_used_ns", "Q")),
@@ -150,6 +154,7 @@ class Verdict(IntEnum):
     VERDICT_ECHO = 15
     VERDICT_SOCKET = 16
     VERDICT_SOCKET_ANSWER = 17
+    VERDICT_SERVICE_MAC = 18
     EVENT_STALE_PAIR = 24
     EVENT_NEW_SOURCE_PORT = 25
     EVENT_REFUSED_ICMP = 26

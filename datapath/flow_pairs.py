@@ -5,14 +5,13 @@ A table may be full (131,072 entries), so entries stay packed until they are kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from datapath import bpfcall
 from datapath.abi import CT_FORWARD, CT_REVERSE, CT_TO_SELF, HAIRPIN_ADDRESS, HAIRPIN_ADDRESS6, SERVICE_NONE, layout
-from datapath.entries import pack_ip, pack_port, protocol_number
-from datapath.flows import Flow, Translation
+from datapath.entries import pack_ip, pack_port, protocol_name, protocol_number, unpack_ip, unpack_port
 
 _FLOW, _CONNTRACK = layout("flow"), layout("conntrack")
 _HAIRPIN4, _HAIRPIN6 = pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)
@@ -23,8 +22,7 @@ Packed = dict[bytes, bytes]
 """Conntrack entries by their key, both as they lie in the map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """The pod's end of a flow, and the frontend it names (of a direct flow: the peer)."""
 
     address: str
@@ -34,8 +32,7 @@ class Client:
     protocol: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """One flow. `source_port` is the one on the wire; `last_seen_ns` is None when the reverse entry is missing.
 
     `lost` says which half is missing: "", "forward" or "reverse".
@@ -57,12 +54,14 @@ class Pair:
         return self.service_id == SERVICE_NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Which flows: of pods with one of `clients` (packed; None: any), to one of `frontends` (packed; None: any)."""
 
     clients: frozenset[bytes] | None = None
     frontends: frozenset[bytes] | None = None
+
+
+ANY: Final = Wanted()
 
 
 class Found(NamedTuple):
@@ -85,17 +84,17 @@ def snapshot(batches: Iterable[tuple[bytes, bytes]]) -> Packed:
     return found
 
 
-def find(entries: Packed, wanted: Wanted = Wanted()) -> list[Found]:
-    """Every wanted flow, in the order of clients and frontends."""
-    forward = [key for key in entries if key[37] == CT_FORWARD]
-    twins = {_reverse_key(key, entries[key]) for key in forward}
-    found = [Found(key, b"") for key in forward if _is_wanted(key, wanted)]
+def find(entries: Packed, wanted: Wanted = ANY) -> Iterator[Found]:
+    """Every wanted flow, in the order of the table."""
+    to_self = {_reverse_key(key, value) for key, value in entries.items() if key[37] == CT_FORWARD and _is_own(value)}
     for key, value in entries.items():
-        if key[37] == CT_REVERSE and key not in twins:
-            lost = _forward_key(key, value)
-            if _is_wanted(lost, wanted):
-                found.append(Found(lost, key))
-    return sorted(found)
+        if key[37] == CT_FORWARD:
+            if _is_wanted(key, wanted):
+                yield Found(key, b"")
+        elif key[37] == CT_REVERSE:
+            twin = _forward_key(key, value)
+            if twin not in entries and key not in to_self and _is_wanted(twin, wanted):
+                yield Found(twin, key)
 
 
 def pair(entries: Packed, found: Found) -> Pair:
@@ -122,10 +121,15 @@ def _is_wanted(forward_key: bytes, wanted: Wanted) -> bool:
     return wanted.frontends is None or frontend in wanted.frontends
 
 
+def _is_own(forward: bytes) -> bool:
+    """Whether the backend is the pod that calls."""
+    return bool(forward[28] & CT_TO_SELF)
+
+
 def _reverse_key(forward_key: bytes, forward: bytes) -> bytes:
     """As set_answer of bpf/lib/conntrack.h."""
     client = forward_key[:16]
-    if int.from_bytes(forward[28:30], "little") & CT_TO_SELF:
+    if _is_own(forward):
         client = _HAIRPIN4 if client.startswith(_V4_MAPPED) else _HAIRPIN6
     return b"".join((forward[:16], client, forward[16:20], forward_key[36:37], _REVERSE))
 
@@ -136,37 +140,34 @@ def _forward_key(reverse_key: bytes, reverse: bytes) -> bytes:
     return b"".join((client, reverse[:16], reverse[18:20], reverse[16:18], reverse_key[36:37], _FORWARD))
 
 
-def _client(flow: Flow) -> Client:
-    return Client(flow.source, flow.source_port, flow.destination, flow.destination_port, flow.protocol)
+@lru_cache(maxsize=4096)
+def _address(raw: bytes) -> str:
+    return unpack_ip(raw)
+
+
+def _client(key: bytes) -> Client:
+    saddr, daddr, sport, dport, proto, _, _ = _FLOW.unpack(key)
+    return Client(_address(saddr), unpack_port(sport), _address(daddr), unpack_port(dport), protocol_name(proto))
 
 
 def _whole(key: bytes, entries: Packed) -> Pair:
-    forward, answer = Translation.decode(entries[key]), entries.get(_reverse_key(key, entries[key]))
-    mine = answer is not None and answer[:20] == key[16:32] + key[34:36] + key[32:34]
-    reverse = Translation.decode(answer) if mine and answer is not None else None
-    return Pair(
-        client=_client(Flow.decode(key)),
-        backend=forward.address,
-        backend_port=forward.port,
-        source_port=forward.client_port,
-        service_id=forward.service_id,
-        backend_id=forward.backend_id,
-        flags=reverse.flags if reverse else 0,
-        last_seen_ns=reverse.last_seen_ns if reverse else None,
-        lost="" if reverse else "reverse",
-    )
+    value = entries[key]
+    answer = entries.get(_reverse_key(key, value))
+    addr, port, client_port, service_id, backend_id, *_ = _CONNTRACK.unpack(value)
+    wire = _address(addr), unpack_port(port), unpack_port(client_port), service_id, backend_id
+    if answer is None or answer[:20] != b"".join((key[16:32], key[34:36], key[32:34])):
+        return Pair(_client(key), *wire, 0, None, "reverse")
+    return Pair(_client(key), *wire, *_state(answer), "")
 
 
 def _orphan(key: bytes, reverse_key: bytes, value: bytes) -> Pair:
-    answer, reverse = Flow.decode(reverse_key), Translation.decode(value)
-    return Pair(
-        client=_client(Flow.decode(key)),
-        backend=answer.source,
-        backend_port=answer.source_port,
-        source_port=answer.destination_port,
-        service_id=reverse.service_id,
-        backend_id=reverse.backend_id,
-        flags=reverse.flags,
-        last_seen_ns=reverse.last_seen_ns,
-        lost="forward",
-    )
+    answer = _client(reverse_key)  # from the backend's side
+    _, _, _, service_id, backend_id, *_ = _CONNTRACK.unpack(value)
+    wire = answer.address, answer.port, answer.frontend_port, service_id, backend_id
+    return Pair(_client(key), *wire, *_state(value), "forward")
+
+
+def _state(reverse: bytes) -> tuple[int, int]:
+    """Flags and last_seen_ns."""
+    _, _, _, _, _, flags, _, seen, *_ = _CONNTRACK.unpack(reverse)
+    return flags, seen

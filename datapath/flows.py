@@ -44,8 +44,8 @@ class Flow:
 class Translation:
     """Value of `conntrack`: forward names the backend, reverse the VIP; `client_port` is the other side's source port.
 
-    `last_seen_ns` (CLOCK_MONOTONIC) and `flags` (CT_*) are kept in the reverse entry only; `touched` is the programs'
-    own note of when they wrote last.
+    `last_seen_ns` (CLOCK_MONOTONIC) is kept in the reverse entry only; `flags` are CT_*; `touched` and `mac_seen` are
+    the programs' own notes of when they wrote last and when an answer came from `mac`.
     """
 
     address: str
@@ -56,19 +56,22 @@ class Translation:
     last_seen_ns: int = 0
     flags: int = 0
     touched: int = 0
+    mac: bytes = bytes(6)
+    mac_seen: int = 0
 
     def encode(self) -> bytes:
         """Give the bytes of `struct conntrack`."""
         ports = pack_port(self.port), pack_port(self.client_port)
         ids = self.service_id, self.backend_id
-        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, self.flags, self.touched, self.last_seen_ns)
+        noted = self.flags, self.touched, self.last_seen_ns, self.mac, self.mac_seen
+        return _CONNTRACK.pack(pack_ip(self.address), *ports, *ids, *noted)
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
         """Read `struct conntrack`."""
-        addr, port, client_port, service_id, backend_id, flags, touched, seen = _CONNTRACK.unpack(raw)
+        addr, port, client_port, service_id, backend_id, flags, touched, seen, *mac = _CONNTRACK.unpack(raw)
         ports = unpack_port(port), unpack_port(client_port)
-        return cls(unpack_ip(addr), *ports, service_id, backend_id, seen, flags, touched)
+        return cls(unpack_ip(addr), *ports, service_id, backend_id, seen, flags, touched, *mac)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The handles through which wiring reaches the kernel: programs, maps and sockets of the node's netns."""
+"""The handles through which wiring reaches the kernel: plan, programs, maps and sockets of the node's netns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from datapath.entries import LocalEntry, LocalKey, PodEntry
 from datapath.flows import SocketKey, SocketPeer
+from datapath.plans import EbpfPlan, Plan
 from datapath.rtsocket import SocketPool
 from datapath.table import Cookie, Number, Table
 
@@ -31,6 +32,10 @@ class PodMaps(Protocol):
 
     def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
         """Entries of `socket_frontends` with these backends."""
+        ...
+
+    def lost_backends(self) -> set[tuple[int, str]]:
+        """(id, protocol) of backends in `socket_frontends` that take no such sockets any more."""
         ...
 
     def forget_socket(self, key: SocketKey) -> object:
@@ -72,11 +77,15 @@ class PodMaps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Datapath:
-    """One node's datapath. Made in the node's netns; shared by all threads."""
+    """One node's datapath. Made in the node's netns; shared by all threads.
+
+    Without programs (see `plan`), programs and maps are those of `datapath.absent`.
+    """
 
     bpf_root: Path
     programs: ProgramFds
     maps: PodMaps
+    plan: Plan = field(default_factory=EbpfPlan)
     sockets: SocketPool = field(default_factory=SocketPool)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from datapath import bpfcall
+from datapath import bpfcall, migration
 from datapath.abi import ABI_VERSION, CALL_BACK_TO_POD, CALL_FROM_POD, CALL_TO_POD, MAPS, U32, MapSpec
 from datapath.maps import maps_folder
 
@@ -260,8 +260,10 @@ def load(bpf_root: Path, sources: Path = SOURCES, specs: Sequence[ProgramSpec] =
     builds.mkdir(mode=0o700, exist_ok=True)
     source = flatten(sources)
     build = digest(source, sources)
+    migration.share_calls(bpf_root, maps)
     map_fds = _open_maps(maps)
     try:
+        migration.take_over(bpf_root)
         fds, compiled = _ready_programs(specs, source, maps, builds / build, map_fds)
         for spec in specs:
             if spec.call_slot is not None:

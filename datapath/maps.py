@@ -15,7 +15,18 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from datapath import bpfcall
-from datapath.abi import ABI_VERSION, ADDRESS_NODE, ADDRESS_POD, MAPS, POD_DIRECT_NAT, U32, U64, Verdict
+from datapath.abi import (
+    ABI_VERSION,
+    ADDRESS_NODE,
+    ADDRESS_POD,
+    BACKEND_DRAINING,
+    MAPS,
+    POD_DIRECT_NAT,
+    U32,
+    U64,
+    Verdict,
+)
+from datapath.columns import columns
 from datapath.entries import (
     AddressEntry,
     BackendEntry,
@@ -26,9 +37,12 @@ from datapath.entries import (
     ServiceEntry,
     ServiceKey,
     pack_ip,
+    protocol_name,
 )
 from datapath.flows import Affinity, AffinityKey, Flow, FlowCounters, SocketKey, SocketPeer, Translation
 from datapath.table import Cookie, Entry, Number, Table
+
+_PEER_BACKEND, _KEY_PROTO = columns("socket_peer", "backend_id"), columns("socket_key", "proto")
 
 K = TypeVar("K", bound=Entry)
 V = TypeVar("V", bound=Entry)
@@ -175,6 +189,20 @@ class Maps:
                 peer = SocketPeer.decode(value)
                 if peer.backend_id in backend_ids:
                     yield SocketKey.decode(key), peer
+
+    def lost_backends(self) -> set[tuple[int, str]]:
+        """(id, protocol) of backends that sockets have, or had, and that take no such sockets any more."""
+        named: set[tuple[int, str]] = set()
+        for keys, values in self.socket_frontends.batches():
+            pairs = zip(_PEER_BACKEND.iter_unpack(values), _KEY_PROTO.iter_unpack(keys), strict=True)
+            named.update((number, protocol_name(proto)) for (number,), (proto,) in pairs)
+        alive = {number: self.backends.get(Number(number)) for number, _ in named}
+
+        def lost(number: int, protocol: str) -> bool:
+            entry = alive[number]
+            return entry is None or (protocol == "UDP" and bool(entry.flags & BACKEND_DRAINING))
+
+        return {one for one in named if lost(*one)}
 
     def forget_socket(self, key: SocketKey) -> None:
         """Forget what a socket called its peer."""

@@ -18,12 +18,15 @@ PREFERENCE, HANDLE = 42, 0xD1
 def prepare_uplink(name: str, kernel: Datapath) -> Uplink:
     """Attach `node_to_pod` to the uplink's clsact egress and write the node's addresses into `addresses`.
 
+    Where the datapath has no programs, the uplink is only looked at.
+
     Idempotent; an older program of ours is swapped atomically, foreign qdiscs and filters stay as they are. Not on the
     loop's thread (it reads through pyroute2). Raises UplinkUnusable, NetlinkError, OSError.
     """
     uplink = netlink.uplink(name)
-    _add_clsact(uplink, kernel)
-    _attach(uplink, kernel)
+    if kernel.plan.programs:
+        _add_clsact(uplink, kernel)
+        _attach(uplink, kernel)
     write_node_addresses(kernel)
     return uplink
 

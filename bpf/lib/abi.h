@@ -62,8 +62,10 @@
 #define CT_RESET 0x4
 #define CT_CLOSING 0x7
 #define CT_ANSWERED 0x8
-/* conntrack.flags, in the forward entry only: the backend is the pod that calls. */
-#define CT_TO_SELF 0x10
+/* conntrack.flags, in the forward entry only: where the backend is, for the next hop. None of them: off-link. */
+#define CT_TO_SELF 0x10 /* the pod that calls */
+#define CT_OWN_MAC 0x20 /* a sibling or the node itself (ipvlan) */
+#define CT_ON_LINK 0x40 /* in the pod's subnet, elsewhere */
 
 /* conntrack.service_id of a direct flow that needed another source port; Services count from 1. */
 #define SERVICE_NONE 0
@@ -142,8 +144,10 @@ struct conntrack {
 	__u32 service_id;
 	__u32 backend_id;
 	__u16 flags;
-	__u16 touched; /* when last_seen_ns was written, as a coarse clock that costs nothing (see conntrack.h) */
+	__u16 touched; /* when the entry was last brought up to date, by a coarse clock (see conntrack.h) */
 	__u64 last_seen_ns; /* reverse only; CLOCK_MONOTONIC, to within a second */
+	__u8 mac[6]; /* that answers come from; the forward entry has a copy */
+	__u16 mac_seen; /* when, by the coarse clock; 0: never */
 };
 
 struct affinity_key {
@@ -218,7 +222,7 @@ enum verdict {
 	VERDICT_SERVICE_OWN_MAC = 4, /* from_pod: backend is a sibling or on the node: own MAC */
 	VERDICT_SERVICE_GATEWAY = 5, /* from_pod: backend off-link: the frame keeps the gateway's MAC */
 	VERDICT_SERVICE_FIB = 6, /* retired: the fib is not asked any more */
-	VERDICT_SERVICE_NEIGH = 7, /* from_pod: backend on-link, the neighbour's MAC by redirect_neigh */
+	VERDICT_SERVICE_NEIGH = 7, /* from_pod: backend on-link, silent so far: its MAC by redirect_neigh */
 	VERDICT_HAIRPIN = 8, /* from_pod: backend is the pod itself */
 	VERDICT_HAIRPIN_ANSWER = 9, /* from_pod: the pod's answer to itself */
 	VERDICT_ANSWER = 10, /* to_pod: backend's answer, the source is the VIP again */
@@ -229,6 +233,7 @@ enum verdict {
 	VERDICT_ECHO = 15, /* back_to_pod: echo request to a ClusterIP with endpoints, answered on the spot */
 	VERDICT_SOCKET = 16, /* socket hooks: a destination translated in connect or sendmsg */
 	VERDICT_SOCKET_ANSWER = 17, /* socket hooks: a peer's name given back in recvmsg or getpeername */
+	VERDICT_SERVICE_MAC = 18, /* from_pod: backend on-link, the MAC its answers come from */
 
 	EVENT_STALE_PAIR = 24, /* a direct connection removed a conntrack pair left behind */
 	EVENT_NEW_SOURCE_PORT = 25, /* a tuple was taken: the flow has another source port */

@@ -9,23 +9,18 @@
 
 #include "lib/abi.h"
 #include "lib/address.h"
+#include "lib/clock.h"
 #include "lib/kernel.h"
 #include "lib/maps.h"
+#include "lib/next_hop.h"
 #include "lib/parse.h"
 #include "lib/sockets.h"
 #include "lib/work.h"
 
-/* jiffies >> 6: 64 to 640 ms, whatever HZ is; it wraps after an hour or more, which costs a touch or a missed one. */
-#define COARSE_SHIFT 6
 #define SOURCE_PORT_TRIES 6
 /* The kernel's default ephemeral range: servers seldom sit there. */
 #define SOURCE_PORT_FIRST 32768
 #define SOURCE_PORT_COUNT 28232
-
-static inlined __u16 coarse_clock(void)
-{
-	return bpf_jiffies64() >> COARSE_SHIFT;
-}
 
 static inlined void set_flow(struct flow *flow, const struct packet *pkt, __u8 direction)
 {
@@ -52,6 +47,15 @@ static inlined void set_answer(struct work *w)
 	w->answer.pad = 0;
 }
 
+/* What a forward entry knows before any packet was sent. */
+static inlined void start_forward(struct conntrack *forward)
+{
+	forward->touched = coarse_clock();
+	forward->last_seen_ns = 0;
+	__builtin_memset(forward->mac, 0, sizeof(forward->mac));
+	forward->mac_seen = 0;
+}
+
 static inlined void set_reverse(struct work *w)
 {
 	w->reverse.addr = w->pkt.daddr;
@@ -62,6 +66,8 @@ static inlined void set_reverse(struct work *w)
 	w->reverse.flags = 0;
 	w->reverse.touched = coarse_clock();
 	w->reverse.last_seen_ns = bpf_ktime_get_ns();
+	__builtin_memset(w->reverse.mac, 0, sizeof(w->reverse.mac));
+	w->reverse.mac_seen = 0;
 }
 
 /* A packet that arrives (or that a pod sends to itself), as an answer: its entry, or NULL. */
@@ -92,6 +98,18 @@ static inlined void conntrack_touch(struct conntrack *reverse, const struct pack
 		return;
 	reverse->touched = now;
 	reverse->last_seen_ns = bpf_ktime_get_ns();
+}
+
+/* An answer has come: note that, and which MAC it came from. */
+static inlined void conntrack_answered(struct conntrack *reverse, const struct packet *pkt)
+{
+	__u16 now = coarse_clock() ?: 1; /* 0 would mean never */
+
+	conntrack_touch(reverse, pkt, CT_PEER_FIN, CT_ANSWERED);
+	if (reverse->mac_seen == now)
+		return;
+	__builtin_memcpy(reverse->mac, pkt->smac, sizeof(reverse->mac));
+	reverse->mac_seen = now;
 }
 
 /* Delete the reverse entry under w->answer, given as `reverse`, with its forward twin. The pod is the packet's source. */
@@ -150,14 +168,35 @@ static inlined void conntrack_end(struct work *w, const struct conntrack *revers
 		conntrack_delete(&w->answer);
 }
 
+/* Nothing about this flow needs a look: most packets of a connection. */
+static inlined int is_up_to_date(const struct conntrack *forward, const struct packet *pkt)
+{
+	if (forward->touched != coarse_clock() || pkt->flags & (PACKET_OPENS | PACKET_FIN | PACKET_RESET))
+		return 0;
+	return !(forward->flags & CT_ON_LINK) || mac_is_fresh(forward);
+}
+
+/* Once per tick of the coarse clock, a flow that stands: what its reverse entry has learnt, and where its backend is now. */
+static inlined void bring_up_to_date(struct __sk_buff *skb, const struct pod *pod, struct work *w,
+				     struct conntrack *forward, const struct conntrack *reverse)
+{
+	if (forward->service_id != SERVICE_NONE)
+		forward->flags = place_of(skb, pod, &w->pkt, &forward->addr);
+	if (reverse) {
+		__builtin_memcpy(forward->mac, reverse->mac, sizeof(forward->mac));
+		forward->mac_seen = reverse->mac_seen;
+	}
+	forward->touched = coarse_clock();
+	w->forward = *forward;
+}
+
 /*
  * 1: the packet belongs to a flow, w->forward says where to (a direct flow's if its service_id is SERVICE_NONE). 0: it
- * opens a new one. Or a drop. The forward entry has a clock of its own, so that most packets never look at the reverse.
+ * opens a new one. Or a drop.
  */
-static inlined int conntrack_resume(struct work *w)
+static inlined int conntrack_resume(struct __sk_buff *skb, const struct pod *pod, struct work *w)
 {
 	struct conntrack *forward, *reverse;
-	__u16 now = coarse_clock();
 	int stands;
 
 	set_flow(&w->flow, &w->pkt, CT_FORWARD);
@@ -166,12 +205,12 @@ static inlined int conntrack_resume(struct work *w)
 		return 0;
 	w->forward = *forward;
 	stands = backend_stands(&w->pkt, forward);
-	if (stands && forward->touched == now && !(w->pkt.flags & (PACKET_OPENS | PACKET_FIN | PACKET_RESET)))
+	if (stands && is_up_to_date(forward, &w->pkt))
 		return 1;
 	set_answer(w);
 	reverse = conntrack_lookup(&w->answer);
 	if (stands && keep_reverse(w, reverse)) {
-		forward->touched = now;
+		bring_up_to_date(skb, pod, w, forward, reverse);
 		return 1;
 	}
 	conntrack_end(w, reverse);

@@ -15,9 +15,12 @@ static inlined struct fragment_key fragment_key_of(const struct packet *pkt)
 /* Remember the ports of a first fragment, or give a later one those of its first (PACKET_PORTS is set then). */
 static inlined void fragment_ports(struct packet *pkt)
 {
-	struct fragment_key key = fragment_key_of(pkt);
 	struct fragment ports = {.sport = pkt->sport, .dport = pkt->dport}, *first;
+	struct fragment_key key;
 
+	if (!(pkt->flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT)))
+		return;
+	key = fragment_key_of(pkt);
 	if (!(pkt->flags & PACKET_LATER_FRAGMENT)) {
 		if (pkt->flags & PACKET_PORTS)
 			fragment_update(&key, &ports);

@@ -41,6 +41,8 @@ static inlined int parse_inner(struct __sk_buff *skb, __u16 family, __u32 at, st
 	if (family == AF_INET) {
 		if (bpf_skb_load_bytes(skb, at, &ip4, sizeof(ip4)) < 0 || ip4.fragment & bpf_htons(IP_FRAGMENT_OFFSET))
 			return -1;
+		if (ip4.version_ihl < 0x45 || ip4.version_ihl > 0x4f)
+			return -1;
 		inner->saddr = ip_of4(ip4.saddr);
 		inner->daddr = ip_of4(ip4.daddr);
 		inner->proto = ip4.proto;
@@ -66,14 +68,19 @@ static inlined int parse_inner(struct __sk_buff *skb, __u16 family, __u32 at, st
 	return 0;
 }
 
-/* Change a checksum of the quoted packet by `diff`; the change of the ICMP payload's sum is added to *outer. */
-static inlined int replace_inner_csum(struct __sk_buff *skb, __u32 at, __u32 diff, __u32 *outer)
+/*
+ * Change a checksum of the quoted packet by `diff`; the change of the ICMP payload's sum is added to *outer. A sum of 0 is
+ * written as `zero`: in UDP it would say that there is none.
+ */
+static inlined int replace_inner_csum(struct __sk_buff *skb, __u32 at, __u32 diff, __u16 zero, __u32 *outer)
 {
 	__be16 old[2] = {}, new[2] = {};
 
 	if (bpf_skb_load_bytes(skb, at, &old[0], sizeof(old[0])) < 0 || !old[0])
 		return 0; /* only 8 bytes of L4 are sure to be quoted; UDP's zero means none */
 	new[0] = csum_plus(old[0], diff);
+	if (!new[0])
+		new[0] = zero;
 	*outer = bpf_csum_diff((__be32 *)old, sizeof(old), (__be32 *)new, sizeof(new), *outer);
 	return store(skb, at, &new[0], sizeof(new[0])) ? -DROP_REWRITE : 0;
 }
@@ -88,7 +95,7 @@ static inlined int rewrite_inner_address(struct __sk_buff *skb, const struct pac
 	}
 	*diff = bpf_csum_diff((__be32 *)&inner->daddr.word[3], 4, (__be32 *)&vip->word[3], 4, 0);
 	*outer = bpf_csum_diff((__be32 *)&inner->daddr.word[3], 4, (__be32 *)&vip->word[3], 4, *outer);
-	if (replace_inner_csum(skb, at + INNER_CSUM_AT, *diff, outer) < 0)
+	if (replace_inner_csum(skb, at + INNER_CSUM_AT, *diff, 0, outer) < 0)
 		return -DROP_REWRITE;
 	return store(skb, at + INNER4_DADDR_AT, &vip->word[3], 4) ? -DROP_REWRITE : 0;
 }
@@ -121,10 +128,12 @@ static inlined int error_to_pod(struct __sk_buff *skb, struct work *w)
 {
 	const struct packet *pkt = &w->pkt;
 	__u32 at = pkt->l4_at + ICMP_SIZE, outer = 0, diff = 0, l4_csum_at;
+	__u16 zero;
 	struct packet inner = {};
 	struct conntrack *reverse;
 
-	if (parse_inner(skb, pkt->family, at, &inner) < 0)
+	/* Who is told of another's packet makes nothing of it. */
+	if (parse_inner(skb, pkt->family, at, &inner) < 0 || !same_ip(&inner.saddr, &pkt->daddr))
 		return VERDICT_PASS;
 	set_flow(&w->flow, &inner, CT_FORWARD);
 	w->answer = w->flow; /* the quoted packet is on its way to the backend: its answer goes the other way */
@@ -140,7 +149,8 @@ static inlined int error_to_pod(struct __sk_buff *skb, struct work *w)
 	    rewrite_inner_ports(skb, &inner, reverse, &outer, &diff) < 0)
 		return -DROP_REWRITE;
 	l4_csum_at = inner.l4_at + (inner.proto == PROTO_UDP ? UDP_CSUM_AT : TCP_CSUM_AT);
-	if (inner.proto != PROTO_SCTP && replace_inner_csum(skb, l4_csum_at, diff, &outer) < 0)
+	zero = inner.proto == PROTO_UDP ? 0xffff : 0;
+	if (inner.proto != PROTO_SCTP && replace_inner_csum(skb, l4_csum_at, diff, zero, &outer) < 0)
 		return -DROP_REWRITE;
 	if (bpf_l4_csum_replace(skb, pkt->l4_at + ICMP_CSUM_AT, 0, outer, 0))
 		return -DROP_REWRITE;

@@ -8,6 +8,7 @@
 
 #include "lib/abi.h"
 #include "lib/address.h"
+#include "lib/clock.h"
 #include "lib/kernel.h"
 #include "lib/maps.h"
 #include "lib/parse.h"
@@ -47,13 +48,26 @@ static inlined int on_link(const struct pod *pod, const struct packet *pkt, cons
 		((addr->word[3] ^ pod->addr6.word[3]) & pod->mask6.word[3])) == 0;
 }
 
+/* Where a backend is: conntrack.flags of a forward entry. */
+static inlined __u16 place_of(struct __sk_buff *skb, const struct pod *pod, const struct packet *pkt,
+			      const struct ip *addr)
+{
+	struct address *known = address_lookup(addr);
+
+	if (known && known->flags & ADDRESS_POD && known->slave_ifindex == skb->ifindex)
+		return CT_TO_SELF;
+	if (behind_own_mac(pod, known))
+		return CT_OWN_MAC;
+	return on_link(pod, pkt, addr) ? CT_ON_LINK : 0;
+}
+
 /*
- * An on-link backend: the kernel knows its MAC or resolves it (the packet waits in the neighbour's queue), and sends the
- * packet through this hook again. Dearer than a MAC written here, yet cheaper than bpf_fib_lookup, which moreover answers
- * only where the pod forwards (measured: perf/README.md). The next hop is given: without it kernels before 6.18 leak the
- * skb's route.
+ * An on-link backend that has not answered lately: the kernel knows its MAC or resolves it (the packet waits in the
+ * neighbour's queue), and sends the packet through this hook again. Dear, yet cheaper than bpf_fib_lookup, which moreover
+ * answers only where the pod forwards (measured: perf/README.md). The next hop is given: without it kernels before 6.18
+ * leak the skb's route.
  */
-static inlined int on_link_next_hop(struct __sk_buff *skb, const struct packet *pkt, const struct ip *addr)
+static inlined int neighbour_next_hop(struct __sk_buff *skb, const struct packet *pkt, const struct ip *addr)
 {
 	struct bpf_redir_neigh next_hop = {.nh_family = pkt->family};
 
@@ -68,15 +82,18 @@ static inlined int on_link_next_hop(struct __sk_buff *skb, const struct packet *
 
 /* The packet is translated, its MAC is still the one of the way to the VIP: the gateway's. */
 static inlined int service_next_hop(struct __sk_buff *skb, const struct pod *pod, const struct packet *pkt,
-				    const struct ip *addr)
+				    const struct conntrack *forward)
 {
-	int ret;
-
-	if (behind_own_mac(pod, address_lookup(addr))) {
-		ret = pkt->flags & PACKET_SAME_MAC ? 0 : rewrite_dmac(skb, pod->mac);
-		return ret < 0 ? ret : VERDICT_SERVICE_OWN_MAC;
+	if (forward->flags & (CT_TO_SELF | CT_OWN_MAC)) {
+		if (!(pkt->flags & PACKET_SAME_MAC) && rewrite_dmac(skb, pod->mac) < 0)
+			return -DROP_REWRITE;
+		return forward->flags & CT_TO_SELF ? VERDICT_HAIRPIN : VERDICT_SERVICE_OWN_MAC;
 	}
-	return on_link(pod, pkt, addr) ? on_link_next_hop(skb, pkt, addr) : VERDICT_SERVICE_GATEWAY;
+	if (!(forward->flags & CT_ON_LINK))
+		return VERDICT_SERVICE_GATEWAY;
+	if (!mac_is_fresh(forward))
+		return neighbour_next_hop(skb, pkt, &forward->addr);
+	return rewrite_dmac(skb, forward->mac) < 0 ? -DROP_REWRITE : VERDICT_SERVICE_MAC;
 }
 
 #endif

@@ -208,6 +208,8 @@ static inlined int parse_ipv6(struct __sk_buff *skb, struct cursor *cur, struct 
 	pkt->family = AF_INET6;
 	pkt->saddr = ip->saddr;
 	pkt->daddr = ip->daddr;
+	if (is_ip4(&pkt->saddr) || is_ip4(&pkt->daddr))
+		return -DROP_MALFORMED; /* our maps would take them for IPv4's; none may be on a wire (RFC 4291, 2.5.5.2) */
 	pkt->proto = ip->next;
 	cur->at = ip + 1;
 #pragma unroll

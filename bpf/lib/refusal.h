@@ -40,6 +40,9 @@ static inlined int may_tell(__u32 ifindex)
 		refusals_update(ifindex, &now);
 		return 1;
 	}
+	/* Signed: another CPU may have told the pod something after this one read the clock. */
+	if ((__s64)(now.last_ns - had->last_ns) < 0)
+		now.last_ns = had->last_ns;
 	idle = now.last_ns - had->last_ns;
 	now.left = idle >= REFILLED_NS ? REFUSALS_AT_ONCE * REFUSAL : had->left + idle * REFUSALS_PER_S;
 	if (now.left > REFUSALS_AT_ONCE * REFUSAL)

@@ -61,7 +61,8 @@ static inlined struct backend *choose_backend(struct service_key *key, const str
 		return NULL;
 	if (timeout_s) {
 		had = affinity_lookup(&who);
-		if (had && now - had->last_used_ns < (__u64)timeout_s * 1000000000) {
+		/* Signed: another CPU may have used the entry after this one read the clock. */
+		if (had && (__s64)(now - had->last_used_ns) < (__s64)timeout_s * 1000000000) {
 			*id = had->backend_id;
 			backend = open_backend(*id, service_id);
 		}
@@ -93,16 +94,9 @@ static inlined void count_refused(__u32 service_id)
 		__sync_fetch_and_add(&counters_of->refused, 1);
 }
 
-/* Is it an address of the pod that has this slave? */
-static inlined int is_own(struct __sk_buff *skb, const struct ip *addr)
-{
-	struct address *known = address_lookup(addr);
-
-	return known && known->flags & ADDRESS_POD && known->slave_ifindex == skb->ifindex;
-}
-
 /* Fill w->forward with a backend for a new flow to w->key. 0, or a drop. */
-static inlined int service_target(struct __sk_buff *skb, struct work *w, const struct service *service)
+static inlined int service_target(struct __sk_buff *skb, const struct pod *pod, struct work *w,
+				  const struct service *service)
 {
 	__u32 service_id = service->service_id, id = 0;
 	struct backend *backend;
@@ -119,9 +113,8 @@ static inlined int service_target(struct __sk_buff *skb, struct work *w, const s
 	w->forward.backend_id = id;
 	w->forward.addr = backend->addr;
 	w->forward.port = backend->port;
-	w->forward.flags = is_own(skb, &w->forward.addr) ? CT_TO_SELF : 0;
-	w->forward.touched = coarse_clock();
-	w->forward.last_seen_ns = 0;
+	w->forward.flags = place_of(skb, pod, &w->pkt, &w->forward.addr);
+	start_forward(&w->forward);
 	return 0;
 }
 

@@ -14,7 +14,7 @@ static inlined int own_address(const struct pod *pod, const struct ip *addr, __u
 {
 	struct address *known;
 
-	if (is_ip4(addr) ? addr->word[3] == pod->addr4 && pod->addr4 : same_ip(addr, &pod->addr6))
+	if (is_ip4(addr) ? addr->word[3] == pod->addr4 && pod->addr4 : same_ip(addr, &pod->addr6) && !is_unspecified6(addr))
 		return 1;
 	known = address_lookup(addr);
 	return known && known->flags & ADDRESS_POD && known->slave_ifindex == ifindex;

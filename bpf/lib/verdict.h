@@ -22,6 +22,8 @@ static inlined int finish(int ret)
 	case VERDICT_SERVICE_NEIGH:
 	case VERDICT_NODE_TO_POD:
 		return TC_ACT_REDIRECT;
+	case VERDICT_ECHO: /* back_to_pod is not there, nobody else may answer for a Service */
+		return TC_ACT_SHOT;
 	default:
 		return TC_ACT_OK;
 	}

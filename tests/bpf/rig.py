@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from datapath import bpfcall
@@ -73,7 +72,6 @@ class Rig:
             f"ip neighbour add {who.ON_LINK_V6} lladdr {who.REMOTE_MAC} dev slave",
         )
         ip(self.netns, *commands)
-        self.forwarding(True)
 
     def close(self) -> None:
         """Give all back."""
@@ -84,30 +82,19 @@ class Rig:
         """Run `work` in the pod's netns."""
         return inside(self.netns, work)
 
-    def forwarding(self, on: bool) -> None:
-        """bpf_fib_lookup works only where the device forwards."""
-
-        def write() -> None:
-            for family in ("ipv4", "ipv6"):
-                Path(f"/proc/sys/net/{family}/conf/slave/forwarding").write_text("1" if on else "0")
-
-        self.inside(write)
-
     def reset(self) -> None:
         """Empty maps, then: the pod, a sibling, a pod on the other uplink, the node."""
         for spec in MAPS:
             if spec.name in _KEPT:
                 continue
-            for key, _ in list(bpfcall.items(self.maps.fd(spec.name), spec.key_size, spec.value_size)):
-                bpfcall.delete(self.maps.fd(spec.name), key)
+            keys = b"".join(self.raw(spec.name))
+            bpfcall.delete_batch(self.maps.fd(spec.name), keys, spec.key_size)
         self.maps.put_pod(SLAVE, IPVLAN_POD)
-        self.maps.put_local(who.POD_ONE, who.UPLINK, ADDRESS_POD, SLAVE)
-        self.maps.put_local(who.SIBLING, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
-        self.maps.put_local(who.OTHER_UPLINK_POD, who.OTHER_UPLINK, ADDRESS_POD, SIBLING_SLAVE + 1)
-        self.maps.put_local(who.NODE_ONE, 0, ADDRESS_NODE)
-        self.maps.put_local(who.POD_ONE_V6, who.UPLINK, ADDRESS_POD, SLAVE)
-        self.maps.put_local(who.SIBLING_V6, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
-        self.maps.put_local(who.NODE_ONE_V6, 0, ADDRESS_NODE)
+        for cast in who.CASTS:
+            self.maps.put_local(cast.pod, who.UPLINK, ADDRESS_POD, SLAVE)
+            self.maps.put_local(cast.sibling, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
+            self.maps.put_local(cast.other_uplink_pod, who.OTHER_UPLINK, ADDRESS_POD, SIBLING_SLAVE + 1)
+            self.maps.put_local(cast.node, 0, ADDRESS_NODE)
 
     def service(
         self,
@@ -130,6 +117,11 @@ class Rig:
         self.maps.services.put(ServiceKey(*frontend, 0), entry)
         if known:
             self.maps.mark_address(frontend[0], ~0, known | (ADDRESS_ENDPOINTS if backends else 0))
+
+    def raw(self, name: str) -> dict[bytes, bytes]:
+        """Give what is in a map, packed."""
+        spec = next(spec for spec in MAPS if spec.name == name)
+        return dict(bpfcall.items(self.maps.fd(name), spec.key_size, spec.value_size))
 
     def run(self, program: str, frame: bytes, ifindex: int = SLAVE) -> Outcome:
         """One frame through one program, as if on device `ifindex` of the pod's netns."""

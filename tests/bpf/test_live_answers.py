@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -34,9 +35,17 @@ def wire(programs: Programs, rig: Rig) -> Iterator[Wire]:
     ip(made.pod, f"ip neighbour add {gateway}")
     ip(made.world, *(f"ip address add {one} dev wire nodad" for one in (f"{GATEWAY_V6}/64", f"{FAR_V6}/128")))
     try:
+        wait_for_addresses(made.world, GATEWAY_V6, FAR_V6)
         yield made
     finally:
         made.close()
+
+
+def wait_for_addresses(netns: int, *addresses: str) -> None:
+    """The kernel makes an IPv6 address's local route later, in a worker: until then packets to it are lost."""
+    end = time.monotonic() + 10
+    while not all(f"local {address} " in ip(netns, "ip -6 route show table local") for address in addresses):
+        assert time.monotonic() < end, addresses
 
 
 def open_socket(family: int, kind: int, address: str = "", port: int = 0) -> socket.socket:

@@ -14,37 +14,20 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from agent import trace, trace_steps
-from agent.trace_facts import Facts
-from agent.trace_reader import Reader
-from allocator.attachments import AddressLease, Attachment
-from datapath import verdicts
 from datapath.abi import (
     ADDRESS_FRONTEND,
     ADDRESS_NODE,
     ADDRESS_NODE_PORT,
+    ADDRESS_POD,
     BACKEND_DRAINING,
-    CT_FORWARD,
-    CT_REVERSE,
     Verdict,
 )
 from datapath.entries import BackendEntry, ServiceEntry, ServiceKey
 from datapath.flows import Affinity, AffinityKey
-from datapath.frontends import Frontend
 from datapath.table import Number
 from tests import packets as who
 from tests.bpf.rig import IPVLAN_POD, SLAVE, Rig
-
-WEB: tuple[str, int, str] = (who.VIP, 80, "TCP")
-LEASES = (AddressLease("four", f"{who.POD_ONE}/24", who.GATEWAY), AddressLease("six", f"{who.POD_ONE_V6}/64", ""))
-POD = Attachment(
-    "lan", "c0ffee", "slave", "default", "one", "", "/run/netns/x", 1, 2, "ipvlan", "eth0", SLAVE, "", LEASES
-)
-
-
-def facts(rig: Rig, asked: tuple[str, int, str] = WEB, pod: Attachment = POD) -> Facts:
-    """What a trace reads on the bench."""
-    reader = Reader(rig.maps, Frontend(*asked), {}, {}, "off: a bench")
-    return rig.inside(lambda: reader.read([pod]))
+from tests.bpf.traces import LEASES, POD, WEB, counted, facts
 
 
 def one_backend(address: str) -> Callable[[Rig], None]:
@@ -111,6 +94,11 @@ def affine_but_draining(rig: Rig) -> None:
     rig.maps.affinity.put(AffinityKey(who.POD_ONE, 1), Affinity(2, time.monotonic_ns()))
 
 
+def by_another_address(rig: Rig) -> None:
+    one_backend("10.1.0.88")(rig)
+    rig.maps.put_local("10.1.0.88", who.UPLINK, ADDRESS_POD, SLAVE)
+
+
 ROWS: dict[str, tuple[Callable[[Rig], None], Verdict]] = {
     "remote-off-link": (one_backend(who.FAR), Verdict.VERDICT_SERVICE_GATEWAY),
     "remote-on-link": (one_backend(who.ON_LINK), Verdict.VERDICT_SERVICE_NEIGH),
@@ -119,6 +107,7 @@ ROWS: dict[str, tuple[Callable[[Rig], None], Verdict]] = {
     "sibling": (one_backend(who.SIBLING), Verdict.VERDICT_SERVICE_OWN_MAC),
     "node": (one_backend(who.NODE_ONE), Verdict.VERDICT_SERVICE_OWN_MAC),
     "hairpin": (one_backend(who.POD_ONE), Verdict.VERDICT_HAIRPIN),
+    "hairpin-by-another-address": (by_another_address, Verdict.VERDICT_HAIRPIN),
     "no-endpoints": (no_backend, Verdict.DROP_NO_BACKEND),
     "only-draining": (only_draining, Verdict.DROP_NO_BACKEND),
     "beside-a-draining": (beside_a_draining, Verdict.VERDICT_SERVICE_OWN_MAC),
@@ -132,11 +121,6 @@ ROWS: dict[str, tuple[Callable[[Rig], None], Verdict]] = {
     "affinity": (affine, Verdict.VERDICT_SERVICE_GATEWAY),
     "affinity-to-a-draining": (affine_but_draining, Verdict.VERDICT_SERVICE_OWN_MAC),
 }
-
-
-def counted(rig: Rig, frame: bytes) -> tuple[Verdict, ...]:
-    """The verdict that from_pod counts, without the events beside it."""
-    return tuple(one for one in rig.run("from_pod", frame).counted if verdicts.kind_of(one) != verdicts.EVENT)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -194,83 +178,11 @@ def test_one_of_several(rig: Rig) -> None:
     assert len(told) == 3
 
 
-GONE = "the backend is gone"
-
-
-@pytest.mark.parametrize(
-    ("protocol", "flags", "remains", "verdict", "told"),
-    [
-        ("TCP", 0, True, Verdict.VERDICT_SERVICE_GATEWAY, "goes on"),
-        ("TCP", BACKEND_DRAINING, True, Verdict.VERDICT_SERVICE_GATEWAY, "goes on"),
-        ("TCP", 0, False, Verdict.DROP_BACKEND_REMOVED, GONE),
-        ("UDP", 0, True, Verdict.VERDICT_SERVICE_GATEWAY, "goes on"),
-        ("UDP", BACKEND_DRAINING, True, Verdict.VERDICT_SERVICE_OWN_MAC, "moves to another backend"),
-        ("UDP", 0, False, Verdict.VERDICT_SERVICE_OWN_MAC, "moves to another backend"),
-    ],
-    ids=["tcp", "tcp-draining", "tcp-removed", "udp", "udp-draining", "udp-removed"],
-)
-def test_the_next_packet_of_a_flow(
-    rig: Rig, protocol: str, flags: int, remains: bool, verdict: Verdict, told: str
-) -> None:
-    """What is said of a flow's next packet is what becomes of it when its backend stays, drains or goes."""
-    asked = (who.VIP, 80, protocol)
-    rig.service(asked, {1: (who.FAR, 8080)})
-
-    def frame(tcp_flags: str) -> bytes:
-        ends = (who.POD_ONE, 40000), (who.VIP, 80)
-        return who.tcp(*ends, tcp_flags) if protocol == "TCP" else who.udp(*ends)
-
-    rig.run("from_pod", frame("S"))
-    if flags or not remains:
-        rig.service(asked, {2: (who.SIBLING, 8080)})
-        rig.maps.backends.delete(Number(1))
-    if flags and remains:
-        rig.maps.backends.put(Number(1), BackendEntry(who.FAR, 8080, 1, flags))
-    seen = facts(rig, asked)
-    assert [told in trace_steps.next_packet(seen, pair).why for pair in seen.flows] == [True]
-    assert counted(rig, frame("A")) == (verdict,)
-
-
-@pytest.mark.parametrize(
-    ("lost", "verdict"),
-    [
-        ("frontend", Verdict.VERDICT_SERVICE_GATEWAY),
-        ("backend", Verdict.DROP_BACKEND_REMOVED),
-        ("forward entry", Verdict.DROP_NO_FLOW),
-        ("forward entry and backends", Verdict.DROP_NO_FLOW),
-        ("forward entry and frontend", Verdict.DROP_UNKNOWN_PORT),
-        ("reverse entry", Verdict.VERDICT_SERVICE_GATEWAY),
-        ("address", Verdict.VERDICT_DIRECT),
-    ],
-)
-def test_a_connection_that_has_lost_something(rig: Rig, lost: str, verdict: Verdict) -> None:
-    """A frontend goes with its backends; for as long as the flow's own is there the flow goes on."""
-    rig.service(WEB, {1: (who.FAR, 8080)})
-    rig.run("from_pod", who.tcp((who.POD_ONE, 40000), (who.VIP, 80)))
-    if "frontend" in lost:
-        rig.maps.services.delete(ServiceKey(*WEB, 0))
-    if "backends" in lost:
-        rig.service(WEB, {})
-    if lost == "backend":
-        rig.maps.backends.delete(Number(1))
-    if lost == "address":
-        rig.maps.mark_address(who.VIP, ~0, 0)
-    if "entry" in lost:
-        direction = CT_REVERSE if lost == "reverse entry" else CT_FORWARD
-        (key,) = (key for key, _ in rig.maps.conntrack.items() if key.direction == direction)
-        rig.delete_conntrack(key)
-    seen = facts(rig)
-    told = trace_steps.next_packet(seen, seen.flows[0])
-    assert told.verdict == (verdict if verdict >= Verdict.DROP_NO_BACKEND else None)
-    assert counted(rig, who.tcp((who.POD_ONE, 40000), (who.VIP, 80), "A")) == (verdict,)
-
-
 def test_no_packet_without_address_or_route(rig: Rig) -> None:
-    """A pod without IPv6 sends nothing there; its own address and a blackhole never reach the programs."""
+    """A pod without IPv6 sends nothing there; what it sends to itself never reaches the programs."""
     only_four = msgspec.structs.replace(POD, leases=LEASES[:1])
     assert trace_steps.expected(facts(rig, (who.VIP_V6, 80, "TCP"), only_four)) == ()
-    for address in (who.POD_ONE, who.BLACKHOLE):
-        assert trace_steps.expected(facts(rig, (address, 80, "TCP"))) == ()
+    assert trace_steps.expected(facts(rig, (who.POD_ONE, 80, "TCP"))) == ()
 
 
 def test_stages_are_in_the_programs_order(rig: Rig) -> None:

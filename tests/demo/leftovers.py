@@ -31,7 +31,9 @@ def node_state(node_netns: str) -> frozenset[str]:
 
 
 def map_entries(bpf_root: Path) -> list[str]:
-    """Every entry of the agent's maps that exists because of a pod or a service, one line each."""
+    """Every entry of the agent's maps that exists because of a pod or a service, one line each; [] without maps."""
+    if not bpf_root.exists():  # the netlink datapath
+        return []
     with Maps(bpf_root) as maps:
         lines = [f"pods {ifindex}: {entry}" for ifindex, entry in maps.pods().items()]
         local = maps.locals().items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,18 +21,14 @@ from tests.testbed.cells import PATHS
 from tests.testbed.echo import EchoServers
 from tests.testbed.workload import load
 from tests.netns.socket_node import WAYS, SocketNode, Way, named_servers
+from tests.testbed.bpffs import mounted
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """The real programs and maps, pinned in a bpf file system of this session's own."""
-    folder = tmp_path_factory.mktemp("bpffs")
-    subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
-    try:
-        with loader.load(folder / "dragline") as loaded:
-            yield loaded
-    finally:
-        subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path_factory.mktemp("bpffs")) as folder, loader.load(folder / "dragline") as loaded:
+        yield loaded
 
 
 @pytest.fixture

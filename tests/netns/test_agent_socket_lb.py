@@ -40,6 +40,12 @@ class Pods(NamedTuple):
 
     def serve(self, *names: str, draining: tuple[str, ...] = ()) -> None:
         """Make these the endpoints, and wait until the maps say so."""
+        self.apply(*names, draining=draining)
+        wanted = {(self.servers[name], name in draining) for name in (*names, *draining)}
+        self.rig.eventually(lambda: self.programmed() == wanted, self.programmed)
+
+    def apply(self, *names: str, draining: tuple[str, ...] = ()) -> None:
+        """Make these the endpoints in the store."""
         ports = [{"name": p.lower(), "port": PORT, "protocol": p, "targetPort": TARGET_PORT} for p in ("TCP", "UDP")]
         meta = {"name": NAME, "namespace": "default"}
         service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"clusterIP": VIP, "ports": ports}}
@@ -56,8 +62,6 @@ class Pods(NamedTuple):
                 "endpoints": [{"addresses": [self.servers[n]], "conditions": c} for n, c in states.items()],
             }
         )
-        wanted = {(self.servers[name], name in draining) for name in states}
-        self.rig.eventually(lambda: self.programmed() == wanted, self.programmed)
 
     def programmed(self) -> set[tuple[str, bool]]:
         """Backends in the maps: address, and whether they drain."""
@@ -196,6 +200,23 @@ def test_sockets_of_a_removed_backend_are_closed(pods: Pods):
                 assert other.recv(100) == b"still"
         loose.sendto(b"who", (VIP, PORT))
         assert loose.recvfrom(100) == (b"two", (VIP, PORT))
+
+
+def test_a_restart_closes_what_was_left(pods: Pods):
+    """An agent that dies between the removal of a backend and the closing of its sockets: the next one does it."""
+    pods.serve("one")
+    rig = pods.rig
+    with connect(pods.client.netns, VIP, PORT) as stream, pods.udp() as datagrams:
+        assert who(stream) == "one"
+        datagrams.connect((VIP, PORT))
+        rig.agent.kill()
+        with Maps(rig.config.bpf_root) as maps:
+            maps.backends.delete_many([key for key, _ in maps.backends.items()])
+        pods.apply("two")
+        rig.restart()
+        for sock in (stream, datagrams):
+            with pytest.raises(ConnectionAbortedError):
+                sock.recv(100)
 
 
 def test_a_draining_backend_keeps_its_streams(pods: Pods):

@@ -13,7 +13,7 @@ import pytest
 
 from agent import cli, client
 
-FULL = {"flows": [], "matching": 0, "entries": 0, "capacity": 131072}
+FULL = {"flows": [], "matching": 0, "entries": 0, "capacity": 131072, "socket_lb": "off: x"}
 TRACED = {"head": "h", "stages": [{"name": "n", "decision": "d", "lines": []}], "hooked": [], "verdicts": []}
 ANSWERS: dict[str, Any] = {"services": {"frontends": []}, "conntrack": FULL, "drops": [], "trace": TRACED, "pools": []}
 

@@ -9,23 +9,26 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from agent import answers, service_sync
+from agent.datapaths import Choice
 from agent.node import Node as AgentNode
 from agent.service_sync import ServiceSync
 from allocator.ledger import Ledger
 from cluster.resources import Resource
-from cluster.store import Problem, Store, Subscriber
+from cluster.store import Problem, Store
 from datapath.abi import ADDRESS_FRONTEND, ADDRESS_NODE_PORT
 from datapath.entries import AddressEntry, BackendEntry
+from datapath.flows import Translation
 from datapath.maps import Maps
 from datapath.programmed import GoneBackend
 from datapath.table import Number
 from tests.unit.cluster_objects import OWN_NODE, endpoint, node, piece, service
 from tests.unit.service_maps import MapModel, offer
+from tests.unit.shelf import Shelf
 
 WEB = ("10.96.0.10", 80, "TCP")
 ONE, TWO = ("10.0.0.1", 8080), ("10.0.0.2", 8080)
@@ -78,42 +81,6 @@ class FakeMaps:
         return {address: AddressEntry(flags) for address, flags in self.model.marks.items()}
 
 
-class Shelf:
-    """A store that is told what it holds."""
-
-    def __init__(self, *objects: Resource) -> None:
-        self.synced = asyncio.Event()
-        self.synced.set()
-        self.wrong: list[Problem] = []
-        self._objects = {(one.kind, one.key): one for one in objects}
-        self._subscribers: list[Subscriber] = []
-
-    def put(self, *objects: Resource) -> None:
-        for one in objects:
-            self._objects[one.kind, one.key] = one
-            self._tell(one.kind, one.key)
-
-    def remove(self, kind: str, key: str) -> None:
-        del self._objects[kind, key]
-        self._tell(kind, key)
-
-    def get(self, kind: type[Resource], namespace: str, name: str) -> Resource | None:
-        return self._objects.get((kind.__name__, f"{namespace}/{name}" if namespace else name))
-
-    def list(self, kind: type[Resource]) -> list[Any]:
-        return [one for (name, _), one in sorted(self._objects.items()) if name == kind.__name__]
-
-    def subscribe(self, callback: Subscriber) -> None:
-        self._subscribers.append(callback)
-
-    def problems(self) -> list[Problem]:  # type: ignore[valid-type]  # `list` is the method in here
-        return self.wrong
-
-    def _tell(self, kind: str, key: str) -> None:
-        for callback in self._subscribers:
-            callback(kind, key)
-
-
 class Rig:
     """A running ServiceSync."""
 
@@ -132,9 +99,11 @@ class Rig:
             pool_problems=[],
             services=self.sync,
             ageing=SimpleNamespace(problems=list, figures=SimpleNamespace(entries=0, capacity=1)),
+            datapath=Choice("ebpf", ""),
             not_ready=lambda: "",
-            config=SimpleNamespace(node_name="one", store=Path("store"), journal=Path("journal")),
+            config=SimpleNamespace(node_name="one", service_cidr=(), store=Path("store"), journal=Path("journal")),
             programs="",
+            socket_lb="",
             uplinks=SimpleNamespace(names=[]),
         )
         problems: list[dict[str, str]] = json.loads(await answers.status(cast(AgentNode, fake), b""))["problems"]
@@ -277,7 +246,7 @@ def test_what_cannot_be_read_stays_in_force_until_it_can() -> None:
 
 
 def test_ids_that_flows_still_hold_are_not_given() -> None:
-    value = bytes(20) + (7).to_bytes(4, "little") + (9).to_bytes(4, "little") + bytes(12)
+    value = Translation("10.9.0.30", 8080, 40000, 7, 9).encode()
     maps = FakeMaps(MapModel(), Flows((b"", value)))
 
     async def story(rig: Rig) -> None:

@@ -53,13 +53,13 @@ def test_services_are_a_line_each() -> None:
 
 
 def test_one_service_has_its_backends() -> None:
-    lines = service_tables.services({"frontends": [FRONTEND | {"of": BACKENDS}]}).splitlines()
+    lines = service_tables.services({"frontends": [FRONTEND | {"of": BACKENDS}], "socket_lb": "off: x"}).splitlines()
     assert lines[3:] == [
         "  BACKEND         STATE     WHERE              ID  FLOWS NOW",
         "  10.8.0.11:8080  active    pod default/web-1  7   5",
         "  10.9.0.30:8080  draining  remote             8   1",
     ]
-    without = service_tables.services({"frontends": [FRONTEND | {"of": []}]})
+    without = service_tables.services({"frontends": [FRONTEND | {"of": []}], "socket_lb": "off: x"})
     assert without.endswith("no backends: calls are refused")
 
 
@@ -67,8 +67,8 @@ def test_no_frontends_is_said_in_words() -> None:
     assert service_tables.services({"frontends": []}).startswith("No frontends")
 
 
-def flows(*rows: Row, matching: int = 1, limit: int = 1000) -> list[str]:
-    answer = {"flows": list(rows), "matching": matching, "entries": 2, "capacity": 131072}
+def flows(*rows: Row, matching: int = 1, limit: int = 1000, socket_lb: str = "off: x") -> list[str]:
+    answer = {"flows": list(rows), "matching": matching, "entries": 2, "capacity": 131072, "socket_lb": socket_lb}
     return flow_tables.conntrack(answer, limit).splitlines()
 
 
@@ -102,6 +102,13 @@ def test_flows_that_are_not_shown_are_counted() -> None:
         "1 of 70000 flows shown (--limit 1; --limit 0 shows all); 2 of 131072 entries used"
     )
     assert flows() == ["No flows (2 of 131072 entries used)"]
+
+
+def test_flows_of_balanced_sockets_are_said_to_be_missing() -> None:
+    for rows in ((), (FLOW,)):
+        assert flows(*rows, socket_lb="on, at /sys/fs/cgroup")[-1] == flow_texts.APART
+    answer = {"frontends": [FRONTEND | {"of": BACKENDS}], "socket_lb": "on, at /sys/fs/cgroup"}
+    assert service_tables.services(answer).endswith(flow_texts.APART)
 
 
 REASONS: list[Row] = [
