@@ -11,9 +11,9 @@ from tests.demo.capture import Capture, Frame
 from tests.demo.scenario import Deviation, check_capture
 from tests.demo.story import Story
 from tests.testbed import kernels, vm
+from tests.testbed.endpoints import endpoint_slices
 from tests.testbed.folder import StoreFolder
 from tests.testbed.topology import Port, anti_spoofing, assigned_addresses, mac_of
-from tests.testbed.endpoints import endpoint_slices
 from tests.testbed.workload import (
     addresses,
     cni_args,
