@@ -84,10 +84,17 @@ class PodEntry:
     def decode(cls, raw: bytes) -> Self:
         """Read `struct pod`."""
         mac, flags, addr4, mask4, addr6, mask6, gateway4, gateway6, uplink = _POD.unpack(raw)
-        four = (socket.inet_ntoa(packed) for packed in (addr4, mask4))
-        six = (socket.inet_ntop(socket.AF_INET6, packed) for packed in (addr6, mask6))
-        gateways = socket.inet_ntoa(gateway4), socket.inet_ntop(socket.AF_INET6, gateway6)
-        return cls(mac.hex(":"), flags, *four, uplink, *six, *gateways)
+        return cls(
+            mac=mac.hex(":"),
+            flags=flags,
+            addr4=socket.inet_ntoa(addr4),
+            mask4=socket.inet_ntoa(mask4),
+            uplink_ifindex=uplink,
+            addr6=socket.inet_ntop(socket.AF_INET6, addr6),
+            mask6=socket.inet_ntop(socket.AF_INET6, mask6),
+            gateway4=socket.inet_ntoa(gateway4),
+            gateway6=socket.inet_ntop(socket.AF_INET6, gateway6),
+        )
 
 
 @dataclass(frozen=True, slots=True)
