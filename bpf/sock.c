@@ -13,22 +13,16 @@
 
 #define SOCKET_GO_ON 1
 
-/* The part of the key that is the socket's. The slave of the pod that has it; 0: not ours. */
+/* The part of the key that the call names, apart from the cookie. The slave of the pod; 0: not ours. */
 static inlined __u32 pod_socket(struct bpf_sock_addr *ctx, struct socket_key *key)
 {
 	__u32 *slave = netns_pod_lookup(bpf_get_netns_cookie(ctx));
 
 	if (!slave || (ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_UDP))
 		return 0;
-	key->cookie = bpf_get_socket_cookie(ctx);
 	key->port = (__be16)ctx->user_port;
 	key->proto = ctx->protocol;
 	return *slave;
-}
-
-static inlined int is_connected(struct bpf_sock_addr *ctx)
-{
-	return ctx->sk && ctx->sk->state == SK_ESTABLISHED;
 }
 
 static inlined struct ip name6(struct bpf_sock_addr *ctx)
@@ -55,8 +49,12 @@ static inlined void rename6(struct bpf_sock_addr *ctx, const struct socket_peer 
 /* recvmsg() and getpeername(): what the pod calls the peer `wire`; NULL: nothing else. */
 static inlined struct socket_peer *peer_name(struct bpf_sock_addr *ctx, struct socket_key *wire)
 {
-	struct socket_peer *peer = pod_socket(ctx, wire) ? socket_frontend_lookup(wire) : NULL;
+	struct socket_peer *peer;
 
+	if (!pod_socket(ctx, wire))
+		return NULL;
+	wire->cookie = bpf_get_socket_cookie(ctx);
+	peer = socket_frontend_lookup(wire);
 	if (peer)
 		counter_add(VERDICT_SOCKET_ANSWER);
 	return peer;
@@ -89,7 +87,7 @@ int connect4(struct bpf_sock_addr *ctx)
 	__u32 slave = pod_socket(ctx, &named);
 	struct socket_peer peer = {};
 
-	if (slave && connect_peer(&named, slave, &peer))
+	if (slave && connect_peer(ctx, &named, slave, &peer))
 		rename4(ctx, &peer);
 	return SOCKET_GO_ON;
 }
@@ -100,7 +98,7 @@ int connect6(struct bpf_sock_addr *ctx)
 	__u32 slave = pod_socket(ctx, &named);
 	struct socket_peer peer = {};
 
-	if (slave && connect_peer(&named, slave, &peer))
+	if (slave && connect_peer(ctx, &named, slave, &peer))
 		rename6(ctx, &peer);
 	return SOCKET_GO_ON;
 }
@@ -111,7 +109,7 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 	__u32 slave = pod_socket(ctx, &named);
 	struct socket_peer peer = {};
 
-	if (slave && send_peer(&named, slave, is_connected(ctx), &peer))
+	if (slave && send_peer(ctx, &named, slave, &peer))
 		rename4(ctx, &peer);
 	return SOCKET_GO_ON;
 }
@@ -122,7 +120,7 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	__u32 slave = pod_socket(ctx, &named);
 	struct socket_peer peer = {};
 
-	if (slave && send_peer(&named, slave, is_connected(ctx), &peer))
+	if (slave && send_peer(ctx, &named, slave, &peer))
 		rename6(ctx, &peer);
 	return SOCKET_GO_ON;
 }

@@ -4,6 +4,7 @@
 
 #include "lib/abi.h"
 #include "lib/address.h"
+#include "lib/headers.h"
 #include "lib/kernel.h"
 #include "lib/maps.h"
 #include "lib/service.h"
@@ -16,17 +17,26 @@ static inlined struct service *named_service(const struct socket_key *named, str
 	return known ? find_service(known->flags, &named->addr, named->port, named->proto, key) : NULL;
 }
 
-/* A backend for a new flow of the pod on `slave`, which counts as the pod's address does in from_pod. 1, or 0: none. */
+/* The pod's address of the VIP's family: with session affinity, sockets and packets of a pod are one client. */
+static inlined struct ip client_ip(const struct ip *vip, __u32 slave)
+{
+	struct pod *pod = pod_lookup(slave);
+	struct ip client = {};
+
+	if (pod)
+		client = is_ip4(vip) ? ip_of4(pod->addr4) : pod->addr6;
+	return client;
+}
+
+/* A backend for a new flow of the pod on `slave`. 1, or 0: there is none. */
 static inlined int choose_peer(struct service_key *key, const struct service *service, __u32 slave,
 			       struct socket_peer *peer)
 {
-	struct pod *pod = pod_lookup(slave);
 	struct backend *backend;
-	struct ip client;
+	struct ip client = {};
 
-	if (!pod)
-		return 0;
-	client = is_ip4(&key->addr) ? ip_of4(pod->addr4) : pod->addr6;
+	if (service->affinity_s)
+		client = client_ip(&key->addr, slave);
 	backend = choose_backend(key, service, &client, &peer->backend_id);
 	if (!backend)
 		return 0;
@@ -46,8 +56,11 @@ static inlined int keeps_peer(const struct socket_peer *had, __u32 service_id)
 	return backend && backend->port == had->port && same_ip(&backend->addr, &had->addr);
 }
 
-/* What the peer will be called: `named`, by a socket that sends to `peer`. 0, or negative: it could not be noted. */
-static inlined int note_frontend(const struct socket_key *named, const struct socket_peer *peer)
+/*
+ * What the peer will be called: `named`, by a socket that sends to `peer`. An `old` socket may have noted it already.
+ * 0, or negative: it could not be noted.
+ */
+static inlined int note_frontend(const struct socket_key *named, const struct socket_peer *peer, int old)
 {
 	struct socket_key wire = *named;
 	struct socket_peer frontend = *peer, *noted;
@@ -56,7 +69,7 @@ static inlined int note_frontend(const struct socket_key *named, const struct so
 	wire.port = peer->port;
 	frontend.addr = named->addr;
 	frontend.port = named->port;
-	noted = socket_frontend_lookup(&wire);
+	noted = old ? socket_frontend_lookup(&wire) : NULL;
 	if (noted && noted->backend_id == peer->backend_id && noted->port == named->port &&
 	    same_ip(&noted->addr, &named->addr))
 		return 0;
@@ -70,36 +83,52 @@ static inlined void forget_frontend(const struct socket_key *named)
 		socket_frontend_delete(named);
 }
 
-/* connect(): the destination `named` and the pod's slave are known. 1: *peer is where it goes; 0: as it stands. */
-static inlined int connect_peer(const struct socket_key *named, __u32 slave, struct socket_peer *peer)
+/*
+ * connect(): the destination `named` (all but the cookie) and the pod's slave are known. 1: *peer is where it goes; 0:
+ * as it stands. A TCP socket connects once in its life, so it has no names to forget, and needs no cookie for that.
+ */
+static inlined int connect_peer(struct bpf_sock_addr *ctx, struct socket_key *named, __u32 slave,
+				struct socket_peer *peer)
 {
 	struct service_key key = {};
 	struct service *service = named_service(named, &key);
+	int chosen = service && choose_peer(&key, service, slave, peer);
 
-	if (!service || !choose_peer(&key, service, slave, peer)) {
+	if (!chosen && named->proto == PROTO_TCP)
+		return 0;
+	named->cookie = bpf_get_socket_cookie(ctx);
+	if (!chosen) {
 		forget_frontend(named);
 		return 0;
 	}
-	if (note_frontend(named, peer) < 0)
+	if (note_frontend(named, peer, 0) < 0)
 		return 0;
 	counter_add(VERDICT_SOCKET);
 	return 1;
 }
 
+static inlined int is_connected(struct bpf_sock_addr *ctx)
+{
+	return ctx->sk && ctx->sk->state == SK_ESTABLISHED;
+}
+
 /*
  * sendmsg() with a destination: as connect_peer, but the socket stays with its backend while that takes new flows. On a
- * `connected` socket a destination without a Service proves nothing: when its peer is an IPv4-mapped one, the kernel
+ * connected socket a destination without a Service proves nothing: when its peer is an IPv4-mapped one, the kernel
  * names that peer, a backend, at every plain send().
  */
-static inlined int send_peer(const struct socket_key *named, __u32 slave, int connected, struct socket_peer *peer)
+static inlined int send_peer(struct bpf_sock_addr *ctx, struct socket_key *named, __u32 slave,
+			     struct socket_peer *peer)
 {
 	struct service_key key = {};
 	struct service *service = named_service(named, &key);
 	struct socket_peer *had;
 
+	if (!service && is_connected(ctx))
+		return 0;
+	named->cookie = bpf_get_socket_cookie(ctx);
 	if (!service) {
-		if (!connected)
-			forget_frontend(named);
+		forget_frontend(named);
 		return 0;
 	}
 	had = socket_backend_lookup(named);
@@ -111,7 +140,7 @@ static inlined int send_peer(const struct socket_key *named, __u32 slave, int co
 		if (!choose_peer(&key, service, slave, peer) || socket_backend_update(named, peer) < 0)
 			return 0;
 	}
-	if (note_frontend(named, peer) < 0)
+	if (note_frontend(named, peer, 1) < 0)
 		return 0;
 	counter_add(VERDICT_SOCKET);
 	return 1;
