@@ -150,7 +150,12 @@ class Matrix:
             for protocol in ("TCP", "UDP")
         ]
         spec = {"clusterIP": vips[0], "clusterIPs": vips, "ipFamilies": list(HAIRPIN), "ports": ports}
-        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": place, "namespace": "default"}, "spec": spec}
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": place, "namespace": "default"},
+            "spec": spec,
+        }
 
     def _slice(self, place: str, family: str) -> Raw:
         name = f"{place}-{family.lower()}"
