@@ -17,7 +17,7 @@ from tests.testbed.echo import EchoServers, Heard
 from tests.testbed.kubelet import Sandbox
 from tests.testbed.workload import Raw
 
-PORT, TARGET_PORT = 80, 8080
+PORT, TARGET_PORT = 80, 8090
 BULK = 1_000_000
 DATAGRAMS = (1, 1400, 8000)
 """Payloads in bytes: the smallest, one that fills a frame, and one in six fragments."""
@@ -38,22 +38,16 @@ MACVLAN_PLACES = tuple(place for place in PLACES if place != "host-here")
 PATHS = {"tc": "off", "socket": "on"}
 """--socket-lb by the path that a call to a Service takes."""
 
-TRANSLATIONS = {
-    Verdict.VERDICT_SERVICE_OWN_MAC,
-    Verdict.VERDICT_SERVICE_GATEWAY,
-    Verdict.VERDICT_SERVICE_NEIGH,
-    Verdict.VERDICT_HAIRPIN,
+_GATEWAY, _HAIRPIN = frozenset({Verdict.VERDICT_SERVICE_GATEWAY}), frozenset({Verdict.VERDICT_HAIRPIN})
+_OWN_MAC = frozenset({Verdict.VERDICT_SERVICE_OWN_MAC})
+_ON_LINK = frozenset({Verdict.VERDICT_SERVICE_NEIGH, Verdict.VERDICT_SERVICE_MAC})
+TRANSLATIONS = _GATEWAY | _HAIRPIN | _OWN_MAC | _ON_LINK
+_FAR = {"itself": _HAIRPIN, "remote-on-link": _ON_LINK, "remote-off-link": _GATEWAY, "host-there": _ON_LINK}
+TRANSLATED: Mapping[str, Mapping[str, frozenset[Verdict]]] = {
+    "ipvlan": _FAR | {"sibling": _OWN_MAC, "host-here": _OWN_MAC, "other-uplink": _GATEWAY},
+    "macvlan": _FAR | {"sibling": _ON_LINK, "other-uplink": _GATEWAY},
 }
-_OWN_MAC = dict.fromkeys(("sibling", "other-uplink", "host-here"), Verdict.VERDICT_SERVICE_OWN_MAC)
-_MACVLAN = {"sibling": Verdict.VERDICT_SERVICE_NEIGH, "other-uplink": Verdict.VERDICT_SERVICE_GATEWAY}
-_ANY_KIND = {
-    "itself": Verdict.VERDICT_HAIRPIN,
-    "remote-on-link": Verdict.VERDICT_SERVICE_NEIGH,
-    "remote-off-link": Verdict.VERDICT_SERVICE_GATEWAY,
-    "host-there": Verdict.VERDICT_SERVICE_NEIGH,
-}
-TRANSLATED: Mapping[str, Mapping[str, Verdict]] = {"ipvlan": _ANY_KIND | _OWN_MAC, "macvlan": _ANY_KIND | _MACVLAN}
-"""By kind of link and place: the one verdict that translated packets to it get."""
+"""By kind of link and place: the verdicts that translated packets to it get."""
 
 
 class Cell(NamedTuple):
@@ -202,6 +196,7 @@ def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int]) -
         assert moved.get(Verdict.VERDICT_SOCKET_ANSWER, 0) >= 1
         return
     assert Verdict.VERDICT_SOCKET not in moved
-    assert translated.keys() == {TRANSLATED[kind][cell.place]}
+    assert translated
+    assert translated.keys() <= TRANSLATED[kind][cell.place]
     answers = moved.get(Verdict.VERDICT_ANSWER, 0) + moved.get(Verdict.VERDICT_HAIRPIN_ANSWER, 0)
     assert answers >= 1
