@@ -15,13 +15,13 @@ from tests.demo import scenario
 from tests.netns.agent_rig import AgentRig
 from tests.netns.node import Node, kernel_has_ipvlan, pod_wiring
 from tests.netns.service_cluster import ServiceCluster
+from tests.netns.socket_node import WAYS, SocketNode, Way, named_servers
 from tests.testbed import dual_stack
 from tests.testbed.bed import Bed
+from tests.testbed.bpffs import mounted
 from tests.testbed.cells import PATHS
 from tests.testbed.echo import EchoServers
 from tests.testbed.workload import load
-from tests.netns.socket_node import WAYS, SocketNode, Way, named_servers
-from tests.testbed.bpffs import mounted
 
 
 @pytest.fixture(scope="session")

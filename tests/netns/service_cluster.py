@@ -101,7 +101,9 @@ class ServiceCluster:
         self.behind(name, *behind)
         return vips
 
-    def change(self, name: str, *, labels: dict[str, str] | None = None, without: Sequence[str] = (), **spec: Any) -> None:
+    def change(
+        self, name: str, *, labels: dict[str, str] | None = None, without: Sequence[str] = (), **spec: Any
+    ) -> None:
         """Replace fields of a Service's spec (and its labels), remove those named in `without`."""
         raw = self.folder.get("Service", f"default/{name}")
         kept = {key: value for key, value in raw["spec"].items() if key not in without}

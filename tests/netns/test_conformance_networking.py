@@ -77,9 +77,7 @@ def test_should_be_able_to_handle_large_requests_udp(cluster: ServiceCluster, vi
     for vip in vips * len(NETSERVERS):
         for connected in (True, False):
             called = None if connected else (vip, 80)
-            with ask.datagrams(
-                cluster.pods["client"].netns, vip, 80, connected=connected, timeout_s=CALL_S
-            ) as one:
+            with ask.datagrams(cluster.pods["client"].netns, vip, 80, connected=connected, timeout_s=CALL_S) as one:
                 for size in (1024, 1473, 8000, 30000):
                     ask.inverted(one, b"l" * size, called)
 

@@ -11,9 +11,9 @@ from tests.demo.capture import Capture, Frame
 from tests.demo.scenario import Deviation, check_capture
 from tests.demo.story import Story
 from tests.testbed import kernels, vm
+from tests.testbed.endpoints import endpoint_slices
 from tests.testbed.folder import StoreFolder
 from tests.testbed.topology import Port, anti_spoofing, assigned_addresses, mac_of
-from tests.testbed.endpoints import endpoint_slices
 from tests.testbed.workload import (
     addresses,
     cni_args,
@@ -87,7 +87,9 @@ def test_endpoints_are_the_selected_pods_with_ipv4_addresses():
     running = with_addresses(pods[0], addresses(result))
     stranger = with_addresses({**pods[1], "metadata": {**pods[1]["metadata"], "namespace": "other"}}, ["192.168.0.9"])
     service = {**SERVICE, "metadata": {**SERVICE["metadata"], "namespace": "default"}}
-    [made] = endpoint_slices({**service, "spec": {**service["spec"], "clusterIPs": ["10.0.0.1"]}}, [running, pods[1], stranger])
+    [made] = endpoint_slices(
+        {**service, "spec": {**service["spec"], "clusterIPs": ["10.0.0.1"]}}, [running, pods[1], stranger]
+    )
     assert [item["addresses"] for item in made["endpoints"]] == [["192.168.0.156"]]
     assert made["endpoints"][0]["nodeName"] == "master"
     assert made["ports"] == [{"name": "", "protocol": "TCP", "port": 80}]
