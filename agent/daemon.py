@@ -166,7 +166,6 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
             )
         ]
         await restart.recover(node)
-        socket_lb.close_forgotten(node)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SYNC_WAIT_S):
                 await node.store.synced.wait()

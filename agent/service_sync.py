@@ -20,7 +20,8 @@ from datapath.programmed import Offer as Given
 from datapath.services import PROTOCOLS, GoneBackend, Op, Programmed, apply, plan, plan_changes
 
 GATHER_S = 0.002
-RETRY_S = 1.0
+RETRY_S, RETRY_MOST_S = 1.0, 30.0
+"""The whole is planned again after so long when the maps refused something, then after twice as long, and so on."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ServiceSync:
         self._programmed = Programmed()
         self._nodes: frozenset[str] | None = None  # the nodes' addresses that are written
         self._kept = False
+        self._listed = False
         self.on_gone: Callable[[Sequence[GoneBackend]], None] = _nobody
         """Called with the backends that were removed or began to drain, once the maps say so."""
         self.synced = False
@@ -79,6 +81,7 @@ class ServiceSync:
         """Adopt what an earlier agent left in the maps, bring it up to date, then follow the changes for ever."""
         self._programmed = await threads.run(self._adopt)
         await self._store.synced.wait()
+        self._listed = True
         for node in self._store.list(Node):
             self._book.put_node(node.key, node)
         for endpoint_slice in self._store.list(EndpointSlice):
@@ -86,16 +89,32 @@ class ServiceSync:
         for service in self._store.list(Service):
             self._book.put_service(service.key, service)
         whole = await self._write_all()
+        pause, retry_at = RETRY_S, time.monotonic() + RETRY_S
         while True:
             self.synced = self.synced or whole
-            if whole:
-                await self._news.wait()
+            if await self._news_until(None if whole else retry_at):
+                was_whole = whole
                 await asyncio.sleep(GATHER_S)
                 mended = self._kept and not self._store.problems()
-                whole = await (self._write_all() if mended else self._write_changes())
+                whole = await (self._write_all() if mended else self._write_changes(whole))
+                if was_whole and not whole:
+                    pause, retry_at = RETRY_S, time.monotonic() + RETRY_S
             else:
-                await asyncio.sleep(RETRY_S)
                 whole = await self._write_all()
+                pause = min(2 * pause, RETRY_MOST_S)
+                retry_at = time.monotonic() + pause
+
+    async def _news_until(self, deadline: float | None) -> bool:
+        """Wait for a change, at most until then (time.monotonic); whether there was one."""
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:  # also while changes come without end
+            return False
+        try:
+            async with asyncio.timeout(left):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _adopt(self) -> Programmed:
         # Ids that flows still hold must not be given to somebody else.
@@ -104,6 +123,8 @@ class ServiceSync:
         return Programmed.adopt(dict(maps.services.items()), backends, maps.addresses(), past)
 
     def _heard(self, kind: str, key: str) -> None:
+        if not self._listed:  # it will be in the list
+            return
         namespace, _, name = key.rpartition("/")
         if kind == "Service":
             self._changed |= self._book.put_service(key, self._store.get(Service, namespace, name))
@@ -133,13 +154,17 @@ class ServiceSync:
         self._nodes = nodes if written else None
         return written
 
-    async def _write_changes(self) -> bool:
+    async def _write_changes(self, whole: bool) -> bool:
+        """Write what changed; whether the maps are up to date, if all else in them is (`whole`)."""
         changed, nodes, protected = self._take_changes(), self._new_nodes(), self._book.never_empty()
         addresses = None if nodes is None else self._with_kept(nodes)
+        problem = self.problem
         written = await self._write(lambda: plan_changes(self._programmed, changed, addresses, protected))
         if nodes is not None and written:
             self._nodes = nodes
-        return written
+        if written and not whole:
+            self.problem = problem  # that these changes fit does not mend what did not
+        return written and whole
 
     def _with_kept(self, nodes: frozenset[str]) -> Collection[str]:
         return nodes | self._programmed.node_addresses if self._kept else nodes

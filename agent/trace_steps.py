@@ -141,7 +141,8 @@ def reach(facts: Facts, backend: BackendView) -> Decision:
     mac = place.way.mac if place.way else ""
     known = f"MAC {mac}" if mac else "MAC not known yet"
     return Decision(
-        Verdict.VERDICT_SERVICE_NEIGH, f"{_whose(facts, place)}, on-link: redirect_neigh until it answers, {known}"
+        Verdict.VERDICT_SERVICE_NEIGH,
+        f"{_whose(facts, place)}, on-link: redirect_neigh until it answers ({known}), then service-mac",
     )
 
 

@@ -61,6 +61,7 @@ CT_ANSWERED = 0x8
 CT_TO_SELF = 0x10
 CT_OWN_MAC = 0x20
 CT_ON_LINK = 0x40
+CT_BY_GATEWAY = 0x80
 
 SERVICE_NONE = 0
 CT_IDLE_NS = 60_000_000_000
@@ -78,6 +79,8 @@ LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("mask4", "4s"),
         ("addr6", "16s"),
         ("mask6", "16s"),
+        ("gateway4", "4s"),
+        ("gateway6", "16s"),
         ("uplink_ifindex", "I"),
     ),
     "address": (("flags", "I"), ("uplink_ifindex", "I"), ("slave_ifindex", "I")),

@@ -57,9 +57,9 @@ def unpack_port(raw: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PodEntry:
-    """Value of `pods` (key: the slave's ifindex).
+    """Value of `pods` (key: the slave's ifindex): addresses, masks and gateways.
 
-    `addr4` and `mask4` are dotted quads, "0.0.0.0" without IPv4; `addr6` and `mask6` are "::" without IPv6.
+    "0.0.0.0" and "::" stand for none.
     """
 
     mac: str
@@ -69,20 +69,32 @@ class PodEntry:
     uplink_ifindex: int
     addr6: str = "::"
     mask6: str = "::"
+    gateway4: str = "0.0.0.0"
+    gateway6: str = "::"
 
     def encode(self) -> bytes:
         """Give the bytes of `struct pod`."""
         mac = bytes.fromhex(self.mac.replace(":", ""))
-        four = socket.inet_aton(self.addr4), socket.inet_aton(self.mask4)
-        six = (socket.inet_pton(socket.AF_INET6, text) for text in (self.addr6, self.mask6))
-        return _POD.pack(mac, self.flags, *four, *six, self.uplink_ifindex)
+        addr4, mask4, gateway4 = (socket.inet_aton(text) for text in (self.addr4, self.mask4, self.gateway4))
+        six = (self.addr6, self.mask6, self.gateway6)
+        addr6, mask6, gateway6 = (socket.inet_pton(socket.AF_INET6, text) for text in six)
+        return _POD.pack(mac, self.flags, addr4, mask4, addr6, mask6, gateway4, gateway6, self.uplink_ifindex)
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
         """Read `struct pod`."""
-        mac, flags, addr4, mask4, addr6, mask6, uplink = _POD.unpack(raw)
-        six = (socket.inet_ntop(socket.AF_INET6, packed) for packed in (addr6, mask6))
-        return cls(mac.hex(":"), flags, socket.inet_ntoa(addr4), socket.inet_ntoa(mask4), uplink, *six)
+        mac, flags, addr4, mask4, addr6, mask6, gateway4, gateway6, uplink = _POD.unpack(raw)
+        return cls(
+            mac=mac.hex(":"),
+            flags=flags,
+            addr4=socket.inet_ntoa(addr4),
+            mask4=socket.inet_ntoa(mask4),
+            uplink_ifindex=uplink,
+            addr6=socket.inet_ntop(socket.AF_INET6, addr6),
+            mask6=socket.inet_ntop(socket.AF_INET6, mask6),
+            gateway4=socket.inet_ntoa(gateway4),
+            gateway6=socket.inet_ntop(socket.AF_INET6, gateway6),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Programmed:
                 programmed.cluster_ips |= frontends
         named = list(programmed._named())
         programmed.crossed = frozenset(backend_id for backend_id, own in named if not own)
-        programmed.past = frozenset(past_ids).union(backend_id for backend_id, _ in named)
+        programmed.past = frozenset(past_ids).union(number for number, _ in named if number not in backends)
         past = max(programmed.past, default=0)
         programmed.last_backend_id = max(past, max(backends, default=0))
         programmed.last_service_id = max(past, max((*programmed._owners, *programmed.ids_of), default=0))

@@ -70,17 +70,18 @@ def wire(wiring: PodWiring, netns_fd: int, kernel: Datapath) -> Wired:
 
 def pod_entry(wiring: PodWiring) -> PodEntry:
     """The pod's entry in the map `pods`; the programs know one address of a pod and family, the first."""
-    four = next((item.address for item in wiring.addresses if ":" not in item.address), _NO_IPV4)
-    six = next((item.address for item in wiring.addresses if ":" in item.address), _NO_IPV6)
-    flags = POD_OWN_MAC if wiring.kind == IPVLAN else 0
+    four = next((item for item in wiring.addresses if ":" not in item.address), PodAddress(_NO_IPV4, ""))
+    six = next((item for item in wiring.addresses if ":" in item.address), PodAddress(_NO_IPV6, ""))
     return PodEntry(
-        mac_of(wiring).hex(":"),
-        flags,
-        subnets.split(four)[0],
-        subnets.netmask(four),
-        wiring.uplink.ifindex,
-        subnets.split(six)[0],
-        subnets.netmask(six),
+        mac=mac_of(wiring).hex(":"),
+        flags=POD_OWN_MAC if wiring.kind == IPVLAN else 0,
+        addr4=subnets.split(four.address)[0],
+        mask4=subnets.netmask(four.address),
+        uplink_ifindex=wiring.uplink.ifindex,
+        addr6=subnets.split(six.address)[0],
+        mask6=subnets.netmask(six.address),
+        gateway4=four.gateway or "0.0.0.0",
+        gateway6=six.gateway or "::",
     )
 
 

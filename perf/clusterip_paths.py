@@ -111,6 +111,8 @@ def _detour(
     for family in wanted.families:
         services, served = services_of(site, size, family)
         load(site, family, services)
+        # Only now is there a conntrack to be told. Spiderpool asks for it: kube-proxy drops what it did not see begin.
+        netns.write_sysctls(site.node, {"netfilter/nf_conntrack_tcp_be_liberal": "1"})
         yield Way(name, size, family, pod, served.address, served.port)
 
 

@@ -66,6 +66,7 @@
 #define CT_TO_SELF 0x10 /* the pod that calls */
 #define CT_OWN_MAC 0x20 /* a sibling or the node itself (ipvlan) */
 #define CT_ON_LINK 0x40 /* in the pod's subnet, elsewhere */
+#define CT_BY_GATEWAY 0x80 /* off-link, but the address that the pod named is not: the frame lacks the gateway's MAC */
 
 /* conntrack.service_id of a direct flow that needed another source port; Services count from 1. */
 #define SERVICE_NONE 0
@@ -89,6 +90,8 @@ struct pod {
 	__be32 mask4;
 	struct ip addr6; /* ::: the pod has no IPv6 address */
 	struct ip mask6;
+	__be32 gateway4; /* 0: none */
+	struct ip gateway6; /* ::: none */
 	__u32 uplink_ifindex;
 };
 
@@ -222,7 +225,7 @@ enum verdict {
 	VERDICT_SERVICE_OWN_MAC = 4, /* from_pod: backend is a sibling or on the node: own MAC */
 	VERDICT_SERVICE_GATEWAY = 5, /* from_pod: backend off-link: the frame keeps the gateway's MAC */
 	VERDICT_SERVICE_FIB = 6, /* retired: the fib is not asked any more */
-	VERDICT_SERVICE_NEIGH = 7, /* from_pod: backend on-link, silent so far: its MAC by redirect_neigh */
+	VERDICT_SERVICE_NEIGH = 7, /* from_pod: next hop silent so far: its MAC by redirect_neigh */
 	VERDICT_HAIRPIN = 8, /* from_pod: backend is the pod itself */
 	VERDICT_HAIRPIN_ANSWER = 9, /* from_pod: the pod's answer to itself */
 	VERDICT_ANSWER = 10, /* to_pod: backend's answer, the source is the VIP again */
@@ -233,7 +236,7 @@ enum verdict {
 	VERDICT_ECHO = 15, /* back_to_pod: echo request to a ClusterIP with endpoints, answered on the spot */
 	VERDICT_SOCKET = 16, /* socket hooks: a destination translated in connect or sendmsg */
 	VERDICT_SOCKET_ANSWER = 17, /* socket hooks: a peer's name given back in recvmsg or getpeername */
-	VERDICT_SERVICE_MAC = 18, /* from_pod: backend on-link, the MAC its answers come from */
+	VERDICT_SERVICE_MAC = 18, /* from_pod: to the MAC that the backend's answers come from */
 
 	EVENT_STALE_PAIR = 24, /* a direct connection removed a conntrack pair left behind */
 	EVENT_NEW_SOURCE_PORT = 25, /* a tuple was taken: the flow has another source port */
@@ -248,7 +251,7 @@ enum verdict {
 	DROP_BACKEND_MISSING = 33, /* a slot or a backend is not in the maps (should never be seen) */
 	DROP_NO_SOURCE_PORT = 34, /* every source port tried was taken */
 	DROP_REWRITE = 35, /* a kernel helper refused a store (out of memory) */
-	DROP_NO_ROUTE = 36, /* retired: the fib is not asked any more */
+	DROP_NO_ROUTE = 36, /* the backend is off-link, and the pod has no gateway */
 	DROP_CONNTRACK = 37, /* conntrack refused an entry */
 	DROP_FOREIGN_SOURCE = 38, /* the source address is not the pod's */
 	DROP_FOREIGN_MAC = 39, /* the source MAC is not the pod's */

@@ -173,7 +173,7 @@ static inlined int is_up_to_date(const struct conntrack *forward, const struct p
 {
 	if (forward->touched != coarse_clock() || pkt->flags & (PACKET_OPENS | PACKET_FIN | PACKET_RESET))
 		return 0;
-	return !(forward->flags & CT_ON_LINK) || mac_is_fresh(forward);
+	return !(forward->flags & (CT_ON_LINK | CT_BY_GATEWAY)) || mac_is_fresh(forward);
 }
 
 /* Once per tick of the coarse clock, a flow that stands: what its reverse entry has learnt, and where its backend is now. */

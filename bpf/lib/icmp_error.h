@@ -51,6 +51,8 @@ static inlined int parse_inner(struct __sk_buff *skb, __u16 family, __u32 at, st
 	} else {
 		if (bpf_skb_load_bytes(skb, at, &ip6, sizeof(ip6)) < 0)
 			return -1;
+		if ((ip6.version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+			return -1;
 		inner->saddr = ip6.saddr;
 		inner->daddr = ip6.daddr;
 		inner->proto = ip6.next;

@@ -58,11 +58,23 @@ static inlined __u16 place_of(struct __sk_buff *skb, const struct pod *pod, cons
 		return CT_TO_SELF;
 	if (behind_own_mac(pod, known))
 		return CT_OWN_MAC;
-	return on_link(pod, pkt, addr) ? CT_ON_LINK : 0;
+	if (on_link(pod, pkt, addr))
+		return CT_ON_LINK;
+	return pkt->flags & PACKET_SAME_MAC || on_link(pod, pkt, &pkt->daddr) ? CT_BY_GATEWAY : 0;
+}
+
+static inlined struct ip gateway_of(const struct pod *pod, const struct packet *pkt)
+{
+	return pkt->family == AF_INET ? ip_of4(pod->gateway4) : pod->gateway6;
+}
+
+static inlined int is_none(const struct ip *addr)
+{
+	return (addr->word[3] | (is_ip4(addr) ? 0 : addr->word[0] | addr->word[1] | addr->word[2])) == 0;
 }
 
 /*
- * An on-link backend that has not answered lately: the kernel knows its MAC or resolves it (the packet waits in the
+ * A next hop that has not answered lately: the kernel knows its MAC or resolves it (the packet waits in the
  * neighbour's queue), and sends the packet through this hook again. Dear, yet cheaper than bpf_fib_lookup, which moreover
  * answers only where the pod forwards (measured: perf/README.md). The next hop is given: without it kernels before 6.18
  * leak the skb's route.
@@ -80,20 +92,27 @@ static inlined int neighbour_next_hop(struct __sk_buff *skb, const struct packet
 	return VERDICT_SERVICE_NEIGH;
 }
 
-/* The packet is translated, its MAC is still the one of the way to the VIP: the gateway's. */
+/*
+ * The packet is translated, its MAC is still the one of the way to the address that the pod named: the gateway's for a
+ * ClusterIP, a node's or anybody's for a NodePort or an external address in the pod's subnet.
+ */
 static inlined int service_next_hop(struct __sk_buff *skb, const struct pod *pod, const struct packet *pkt,
 				    const struct conntrack *forward)
 {
+	struct ip next_hop = forward->addr;
+
 	if (forward->flags & (CT_TO_SELF | CT_OWN_MAC)) {
 		if (!(pkt->flags & PACKET_SAME_MAC) && rewrite_dmac(skb, pod->mac) < 0)
 			return -DROP_REWRITE;
 		return forward->flags & CT_TO_SELF ? VERDICT_HAIRPIN : VERDICT_SERVICE_OWN_MAC;
 	}
-	if (!(forward->flags & CT_ON_LINK))
+	if (!(forward->flags & (CT_ON_LINK | CT_BY_GATEWAY)))
 		return VERDICT_SERVICE_GATEWAY;
-	if (!mac_is_fresh(forward))
-		return neighbour_next_hop(skb, pkt, &forward->addr);
-	return rewrite_dmac(skb, forward->mac) < 0 ? -DROP_REWRITE : VERDICT_SERVICE_MAC;
+	if (mac_is_fresh(forward))
+		return rewrite_dmac(skb, forward->mac) < 0 ? -DROP_REWRITE : VERDICT_SERVICE_MAC;
+	if (forward->flags & CT_BY_GATEWAY)
+		next_hop = gateway_of(pod, pkt);
+	return is_none(&next_hop) ? -DROP_NO_ROUTE : neighbour_next_hop(skb, pkt, &next_hop);
 }
 
 #endif

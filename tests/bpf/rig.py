@@ -34,7 +34,15 @@ UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
 SLAVE = 0x100010
 SIBLING_SLAVE = 0x100011
 IPVLAN_POD = PodEntry(
-    who.OWN_MAC, POD_OWN_MAC, who.POD_ONE, "255.255.255.0", who.UPLINK, who.POD_ONE_V6, "ffff:ffff:ffff:ffff::"
+    mac=who.OWN_MAC,
+    flags=POD_OWN_MAC,
+    addr4=who.POD_ONE,
+    mask4="255.255.255.0",
+    uplink_ifindex=who.UPLINK,
+    addr6=who.POD_ONE_V6,
+    mask6="ffff:ffff:ffff:ffff::",
+    gateway4=who.GATEWAY,
+    gateway6=who.GATEWAY_V6,
 )
 CLUSTER_IP = ADDRESS_FRONTEND | ADDRESS_CLUSTER_IP
 _KEPT = ("counters", "calls", "workspaces")

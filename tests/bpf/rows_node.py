@@ -9,14 +9,14 @@ from tests.fragments import DESTINATION_OPTIONS, extended, fragments
 from tests.packets import CASTS, OWN_MAC, V4, V6, Cast, arp, icmp, tcp, udp
 
 
-def _uplink_pods(rig: Rig) -> None:
+def uplink_pods(rig: Rig) -> None:
     """In the node's netns the bench's device plays the uplink."""
     for cast in CASTS:
         rig.maps.put_local(cast.sibling, SLAVE, ADDRESS_POD, SIBLING_SLAVE)
         rig.maps.put_local(cast.node, SLAVE, ADDRESS_NODE)
 
 
-def _row(name: str, frame: bytes, *, turned: bool, before: Step | None = _uplink_pods) -> Row:
+def _row(name: str, frame: bytes, *, turned: bool, before: Step | None = uplink_pods) -> Row:
     verdict, code = (V.VERDICT_NODE_TO_POD, REDIRECT) if turned else (V.VERDICT_PASS, UNSPEC)
     return Row(name, "node_to_pod", frame, verdict, code, None, before)
 

@@ -79,6 +79,11 @@ def anothers_backend(rig: Rig) -> None:
     rig.maps.backends.put(Number(1), BackendEntry(who.FAR, 8080, 9))
 
 
+def draining_in_a_slot(rig: Rig) -> None:
+    rig.service(WEB, {1: (who.FAR, 8080)})
+    rig.maps.backends.put(Number(1), BackendEntry(who.FAR, 8080, 1, BACKEND_DRAINING))
+
+
 def external_ip(rig: Rig) -> None:
     rig.service((who.VIP, 443, "TCP"), {1: (who.FAR, 8080)}, known=ADDRESS_FRONTEND)
 
@@ -115,6 +120,7 @@ ROWS: dict[str, tuple[Callable[[Rig], None], Verdict]] = {
     "unknown-port-of-an-external-ip": (external_ip, Verdict.VERDICT_DIRECT),
     "empty-slot": (empty_slot, Verdict.DROP_BACKEND_MISSING),
     "anothers-backend": (anothers_backend, Verdict.DROP_BACKEND_MISSING),
+    "draining-in-a-slot": (draining_in_a_slot, Verdict.DROP_BACKEND_MISSING),
     "foreign-source": (another_address, Verdict.DROP_FOREIGN_SOURCE),
     "foreign-mac": (another_mac, Verdict.DROP_FOREIGN_MAC),
     "not-ours": (not_ours, Verdict.VERDICT_PASS),

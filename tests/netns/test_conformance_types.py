@@ -104,7 +104,7 @@ def test_should_be_possible_to_connect_to_a_service_via_externalip_when_it_is_no
 
 
 def test_the_address_of_a_load_balancer_leads_pods_to_the_endpoints(cluster: ServiceCluster, path: str):
-    """LoadBalancers, from pods: a call to the balancer's address ends at the endpoints without leaving for the balancer"""
+    """LoadBalancers, from pods: a call to the balancer's address ends at the endpoints, not at the balancer"""
     ports = [port(node_port=30085)]
     vips = cluster.create("balanced", ports, behind=["one", "two"], type="LoadBalancer")
     cluster.served(vips, ["one", "two"])

@@ -1,4 +1,4 @@
-"""SCTP servers and calls in namespaces: one message there, one back. Needs the kernel's SCTP (Debian's has a module)."""
+"""SCTP servers and calls in namespaces: one message there, one back. Needs SCTP (a module of Debian's kernel)."""
 
 import socket
 import threading

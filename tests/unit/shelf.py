@@ -15,6 +15,7 @@ class Shelf:
     def __init__(self, *objects: Resource) -> None:
         self.synced = asyncio.Event()
         self.synced.set()
+        """A test may clear it, and set it later."""
         self.wrong: list[Problem] = []
         self._objects = {(one.kind, one.key): one for one in objects}
         self._subscribers: list[Subscriber] = []

@@ -150,6 +150,23 @@ def test_maps_that_refuse_are_a_problem_and_not_synced(monkeypatch: pytest.Monke
     with_sync(story, service(), piece("a", ONE[0]))
 
 
+def test_while_the_maps_are_full_what_is_there_is_kept_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its changes alone, and the problem stays: the whole still does not fit."""
+    monkeypatch.setattr(service_sync, "RETRY_S", 3600.0)
+
+    async def story(rig: Rig) -> None:
+        await until(lambda: rig.sync.synced)
+        rig.model.room = len(rig.model.services)
+        rig.store.put(service("more", clusterIP="10.96.0.11"), piece("m", ONE[0], of="more"))
+        await until(lambda: rig.sync.problem)
+        for backend in (TWO, ONE, TWO):
+            rig.store.put(piece("a", backend[0]))
+            await until(lambda wanted=backend: rig.model.reached(WEB) == (wanted,))  # type: ignore[misc]
+            assert "full" in rig.sync.problem
+
+    with_sync(story, service(), piece("a", ONE[0]))
+
+
 def test_changes_follow_and_who_is_gone_is_told() -> None:
     async def story(rig: Rig) -> None:
         await until(lambda: rig.sync.synced)
@@ -169,6 +186,20 @@ def test_changes_follow_and_who_is_gone_is_told() -> None:
         assert (rig.sync.frontends, rig.sync.backends) == (0, 0)
 
     with_sync(story, service(), piece("a", ONE[0]))
+
+
+def test_what_comes_before_the_first_list_is_in_it() -> None:
+    async def story(rig: Rig) -> None:
+        rig.store.synced.clear()
+        await asyncio.sleep(0.01)
+        rig.store.put(service(), piece("a", ONE[0]))
+        rig.store.synced.set()
+        await until(lambda: rig.sync.synced)
+        rig.model.assert_is({WEB: offer(ONE)}, [], {})
+        rig.store.put(piece("a", TWO[0]))
+        await until(lambda: rig.model.reached(WEB) == (TWO,))
+
+    with_sync(story)
 
 
 def test_node_ports_are_called_at_the_addresses_of_all_nodes() -> None:
