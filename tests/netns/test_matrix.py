@@ -42,4 +42,4 @@ def test_cell(matrix: Matrix, path: str, family: str, protocol: str, place: str)
 def test_node_port_of_another_node(matrix: Matrix, path: str, family: str, protocol: str, place: str):
     """The same by a NodePort on the other node. On the pod's own node: tests/vm, as a macvlan pod cannot reach it."""
     cell = Cell(family, protocol, place)
-    check_path(cell, path, "macvlan", matrix.run(cell, "worker"))
+    check_path(cell, path, "macvlan", matrix.run(cell, "worker"), node_port=True)

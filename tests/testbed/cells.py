@@ -242,8 +242,11 @@ def _of_family(addresses: Sequence[str], family: str) -> str:
 CALLS = {"tcp": _tcp, "udp connected": _udp_connected, "udp unconnected": _udp_unconnected}
 
 
-def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int]) -> None:
-    """The counters must show that the call took the path, and only that one."""
+def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int], *, node_port: bool = False) -> None:
+    """The counters must show that the call took the path, and only that one.
+
+    node_port: a node was called, so the pod's stack did not choose the gateway's MAC, where the gateway is the way.
+    """
     translated = {verdict: moved[verdict] for verdict in TRANSLATIONS & moved.keys()}
     drops = {verdict.name: count for verdict, count in moved.items() if verdict.name.startswith("DROP_")}
     assert not drops
@@ -254,6 +257,7 @@ def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int]) -
         return
     assert Verdict.VERDICT_SOCKET not in moved
     assert translated
-    assert translated.keys() <= TRANSLATED[kind][cell.place]
+    expected = TRANSLATED[kind][cell.place]
+    assert translated.keys() <= (_ON_LINK if node_port and expected == _GATEWAY else expected)
     answers = moved.get(Verdict.VERDICT_ANSWER, 0) + moved.get(Verdict.VERDICT_HAIRPIN_ANSWER, 0)
     assert answers >= 1

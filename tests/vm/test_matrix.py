@@ -53,7 +53,7 @@ def test_the_cloud_dropped_nothing(matrix: Matrix):
 def test_node_port(matrix: Matrix, path: str, family: str, node: str, place: str):
     """The same by a NodePort on the pod's own node, and on the other one."""
     cell = Cell(family, "tcp", place)
-    check_path(cell, path, "ipvlan", matrix.run(cell, node))
+    check_path(cell, path, "ipvlan", matrix.run(cell, node), node_port=True)
 
 
 def test_should_respect_internal_traffic_policy_local_pod_to_pod_host_network(matrix: Matrix, path: str):
