@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from datapath import bpfcall
-from datapath.ageing import forward_key, reverse_key
 from datapath.abi import CT_FORWARD, CT_REVERSE, CT_TO_SELF, SERVICE_NONE, layout
+from datapath.ageing import forward_key, reverse_key
 from datapath.entries import pack_ip, pack_port, protocol_name, protocol_number, unpack_ip, unpack_port
 
 _FLOW, _CONNTRACK = layout("flow"), layout("conntrack")
