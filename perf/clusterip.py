@@ -95,6 +95,7 @@ def sample(ways: Sequence[Way], modes: Sequence[str], rounds: int, seconds: floa
             for way in (*ways[begin:], *ways[:begin]):
                 beside = direct[way.family].measure(mode, seconds)
                 samples[way, mode].append(Pair(way.measure(mode, seconds), beside))
+        print(f"round {number + 1} of {rounds} is done", file=sys.stderr, flush=True)
     return samples
 
 
