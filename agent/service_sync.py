@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from agent import threads
+from agent import collector, threads
 from cluster.resources import EndpointSlice, Node, Service
 from cluster.services import Frontend, Offer, ServiceBook
 from cluster.store import Store
@@ -81,14 +81,10 @@ class ServiceSync:
         """Adopt what an earlier agent left in the maps, bring it up to date, then follow the changes for ever."""
         self._programmed = await threads.run(self._adopt)
         await self._store.synced.wait()
-        self._listed = True
-        for node in self._store.list(Node):
-            self._book.put_node(node.key, node)
-        for endpoint_slice in self._store.list(EndpointSlice):
-            self._book.put_slice(endpoint_slice.key, endpoint_slice)
-        for service in self._store.list(Service):
-            self._book.put_service(service.key, service)
+        with collector.paused():
+            self._list()
         whole = await self._write_all()
+        collector.keep_all()
         pause, retry_at = RETRY_S, time.monotonic() + RETRY_S
         while True:
             self.synced = self.synced or whole
@@ -103,6 +99,15 @@ class ServiceSync:
                 whole = await self._write_all()
                 pause = min(2 * pause, RETRY_MOST_S)
                 retry_at = time.monotonic() + pause
+
+    def _list(self) -> None:
+        self._listed = True
+        for node in self._store.list(Node):
+            self._book.put_node(node.key, node)
+        for endpoint_slice in self._store.list(EndpointSlice):
+            self._book.put_slice(endpoint_slice.key, endpoint_slice)
+        for service in self._store.list(Service):
+            self._book.put_service(service.key, service)
 
     async def _news_until(self, deadline: float | None) -> bool:
         """Wait for a change, at most until then (time.monotonic); whether there was one."""
@@ -119,8 +124,9 @@ class ServiceSync:
     def _adopt(self) -> Programmed:
         # Ids that flows still hold must not be given to somebody else.
         past, maps = held_ids(self._maps), self._maps
-        backends = {key.number: entry for key, entry in maps.backends.items()}
-        return Programmed.adopt(dict(maps.services.items()), backends, maps.addresses(), past)
+        with collector.paused():
+            backends = {key.number: entry for key, entry in maps.backends.items()}
+            return Programmed.adopt(dict(maps.services.items()), backends, maps.addresses(), past)
 
     def _heard(self, kind: str, key: str) -> None:
         if not self._listed:  # it will be in the list
@@ -179,9 +185,10 @@ class ServiceSync:
         begin = time.monotonic()
 
         def job() -> int:
-            ops = decide()
-            apply(ops, self._maps, self._programmed)
-            return len(ops)
+            with collector.paused():
+                ops = decide()
+                apply(ops, self._maps, self._programmed)
+                return len(ops)
 
         try:
             count = await threads.run(job)

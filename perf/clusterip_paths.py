@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datapath.abi import Verdict
 from perf.clusterip_bed import SERVER_PORT, SERVICE_PORT, Bed, Sample, Site, run_load, service_address
 from perf.clusterip_ours import Ours
 from perf.clusterip_proxy import Service, iptables_rules, nftables_rules
@@ -97,10 +98,20 @@ def _ours(bed: Bed, wanted: Wanted, size: int) -> Iterator[Way]:
     by_tc, by_socket, attached = (ours.pod(wanted.kind) for _ in range(3))
     group = ours.socket_cgroup()
     for family, (_, one) in served.items():
-        yield Way(TC, size, family, by_tc, one.address, one.port)
-        yield Way(SOCKET, size, family, by_socket, one.address, one.port, group)
+        yield _counted(ours, Verdict.VERDICT_ANSWER, Way(TC, size, family, by_tc, one.address, one.port))
+        way = Way(SOCKET, size, family, by_socket, one.address, one.port, group)
+        yield _counted(ours, Verdict.VERDICT_SOCKET, way)
         if size == max(wanted.sizes):
             yield Way(ATTACHED, size, family, attached, one.endpoint, one.endpoint_port)
+
+
+def _counted(ours: Ours, verdict: Verdict, way: Way) -> Way:
+    """The same way, known to be what its name says: raises TestbedError when our programs do not count it so."""
+    before = ours.maps.counters()[verdict]
+    way.measure("crr", 0.05)
+    if ours.maps.counters()[verdict] == before:
+        raise netns.TestbedError(f"{way.name} is something else: no {verdict.name}")
+    return way
 
 
 def _detour(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,7 +73,6 @@ def changes(services: Sequence[Rules], count: int) -> list[tuple[Rules, Rules]]:
 async def measure_ours(services: Sequence[Rules], count: int) -> Times:
     """A start on empty maps, changes, and a start on the maps that are left."""
     objects = {one.kind + one.key: one for one in parsed(services)}
-    gc.freeze()  # the store's objects are old in a real agent, too
     times = Times()
     with fresh_maps() as root:
         ours = Ours(root, store := Shelf(*objects.values()))

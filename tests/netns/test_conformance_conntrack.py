@@ -117,7 +117,7 @@ def send_stray(cluster: ServiceCluster, stream: socket.socket, pod: str, flags: 
 
 
 def test_connections_to_a_terminating_endpoint_go_on(cluster: ServiceCluster):
-    """Services should ... terminating endpoints: who is connected stays so while the pod drains, new calls go elsewhere"""
+    """Of the upstream tests of terminating endpoints: who is connected stays so while the pod drains"""
     for vip in cluster.create("draining", [port()], behind=["two", "three"]):
         cluster.state("two")
         cluster.served([vip], ["two", "three"])

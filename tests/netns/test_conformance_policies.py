@@ -119,8 +119,8 @@ def test_a_headless_service_is_called_by_its_endpoints_only(cluster: ServiceClus
 def test_should_route_traffic_to_an_endpoint_in_the_same_zone_with_traffic_distribution(
     cluster: ServiceCluster, distribution: str
 ):
-    """Traffic Distribution should route traffic to an endpoint in the same zone when using PreferClose / PreferSameZone;
-    to all when its own zone has none"""
+    """Traffic Distribution should route traffic to an endpoint in the same zone when using PreferClose /
+    PreferSameZone; to all when its own zone has none"""
     for node in cluster.bed.agents:
         raw = cluster.folder.get("Node", node)
         cluster.folder.apply({**raw, "metadata": {**raw["metadata"], "labels": {ZONE: f"zone-of-{node}"}}})

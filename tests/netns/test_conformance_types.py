@@ -79,7 +79,8 @@ def test_should_be_able_to_change_the_type_from_nodeport_to_externalname(cluster
 def test_should_be_able_to_update_service_type_to_nodeport_listening_on_same_port_number_but_different_protocols(
     cluster: ServiceCluster, path: str
 ):
-    """Services should be able to update service type to NodePort listening on same port number but different protocols"""
+    """Services should be able to update service type to NodePort listening on same port number but different
+    protocols"""
     vips = cluster.create("protocols", [port(80, 8080)], behind=["one"])
     cluster.served(vips, ["one"])
     ports = [port(80, 8080, node_port=30084), port(80, 8080, "UDP", node_port=30084)]
@@ -92,7 +93,8 @@ def test_should_be_able_to_update_service_type_to_nodeport_listening_on_same_por
 def test_should_be_possible_to_connect_to_a_service_via_externalip_when_it_is_not_assigned_to_a_node(
     cluster: ServiceCluster,
 ):
-    """Services should be possible to connect to a service via ExternalIP when the external IP is not assigned to a node"""
+    """Services should be possible to connect to a service via ExternalIP when the external IP is not assigned to a
+    node"""
     external = ["203.0.113.250", "2001:db8::250"]
     vips = cluster.create("external", [port()], behind=["one", "two"], externalIPs=external)
     cluster.served([*vips, *external], ["one", "two"])
@@ -102,7 +104,7 @@ def test_should_be_possible_to_connect_to_a_service_via_externalip_when_it_is_no
 
 
 def test_the_address_of_a_load_balancer_leads_pods_to_the_endpoints(cluster: ServiceCluster, path: str):
-    """LoadBalancers should be able to switch session affinity / handle ... from pods: the balancer's address is served"""
+    """LoadBalancers, from pods: a call to the balancer's address ends at the endpoints, not at the balancer"""
     ports = [port(node_port=30085)]
     vips = cluster.create("balanced", ports, behind=["one", "two"], type="LoadBalancer")
     cluster.served(vips, ["one", "two"])

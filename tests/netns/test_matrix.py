@@ -34,3 +34,12 @@ def test_cell(matrix: Matrix, path: str, family: str, protocol: str, place: str)
     """The pod is answered as the Service says, the backend sees the pod, and the counters show the path."""
     cell = Cell(family, protocol, place)
     check_path(cell, path, "macvlan", matrix.run(cell))
+
+
+@pytest.mark.parametrize("place", MACVLAN_PLACES)
+@pytest.mark.parametrize("protocol", CALLS)
+@pytest.mark.parametrize("family", HAIRPIN)
+def test_node_port_of_another_node(matrix: Matrix, path: str, family: str, protocol: str, place: str):
+    """The same by a NodePort on the other node. On the pod's own node: tests/vm, as a macvlan pod cannot reach it."""
+    cell = Cell(family, protocol, place)
+    check_path(cell, path, "macvlan", matrix.run(cell, "worker"), node_port=True)

@@ -4,8 +4,9 @@ One client on master's eth0; one backend in each place, each alone behind a dual
 call; it raises when the pod sees anything that it should not, and gives the counters that moved meanwhile.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from tests.testbed.echo import EchoServers, Heard
 from tests.testbed.kubelet import Sandbox
 from tests.testbed.workload import Raw
 
-PORT, TARGET_PORT = 80, 8080
+PORT, TARGET_PORT = 80, 8090
+SCTP_PORT = 36412
 BULK = 1_000_000
 DATAGRAMS = (1, 1400, 8000)
 """Payloads in bytes: the smallest, one that fills a frame, and one in six fragments."""
@@ -38,22 +40,16 @@ MACVLAN_PLACES = tuple(place for place in PLACES if place != "host-here")
 PATHS = {"tc": "off", "socket": "on"}
 """--socket-lb by the path that a call to a Service takes."""
 
-TRANSLATIONS = {
-    Verdict.VERDICT_SERVICE_OWN_MAC,
-    Verdict.VERDICT_SERVICE_GATEWAY,
-    Verdict.VERDICT_SERVICE_NEIGH,
-    Verdict.VERDICT_HAIRPIN,
+_GATEWAY, _HAIRPIN = frozenset({Verdict.VERDICT_SERVICE_GATEWAY}), frozenset({Verdict.VERDICT_HAIRPIN})
+_OWN_MAC = frozenset({Verdict.VERDICT_SERVICE_OWN_MAC})
+_ON_LINK = frozenset({Verdict.VERDICT_SERVICE_NEIGH, Verdict.VERDICT_SERVICE_MAC})
+TRANSLATIONS = _GATEWAY | _HAIRPIN | _OWN_MAC | _ON_LINK
+_FAR = {"itself": _HAIRPIN, "remote-on-link": _ON_LINK, "remote-off-link": _GATEWAY, "host-there": _ON_LINK}
+TRANSLATED: Mapping[str, Mapping[str, frozenset[Verdict]]] = {
+    "ipvlan": _FAR | {"sibling": _OWN_MAC, "host-here": _OWN_MAC, "other-uplink": _GATEWAY},
+    "macvlan": _FAR | {"sibling": _ON_LINK, "other-uplink": _GATEWAY},
 }
-_OWN_MAC = dict.fromkeys(("sibling", "other-uplink", "host-here"), Verdict.VERDICT_SERVICE_OWN_MAC)
-_MACVLAN = {"sibling": Verdict.VERDICT_SERVICE_NEIGH, "other-uplink": Verdict.VERDICT_SERVICE_GATEWAY}
-_ANY_KIND = {
-    "itself": Verdict.VERDICT_HAIRPIN,
-    "remote-on-link": Verdict.VERDICT_SERVICE_NEIGH,
-    "remote-off-link": Verdict.VERDICT_SERVICE_GATEWAY,
-    "host-there": Verdict.VERDICT_SERVICE_NEIGH,
-}
-TRANSLATED: Mapping[str, Mapping[str, Verdict]] = {"ipvlan": _ANY_KIND | _OWN_MAC, "macvlan": _ANY_KIND | _MACVLAN}
-"""By kind of link and place: the one verdict that translated packets to it get."""
+"""By kind of link and place: the verdicts that translated packets to it get."""
 
 
 class Cell(NamedTuple):
@@ -102,23 +98,32 @@ class Matrix:
                     assert time.monotonic() < deadline, f"{place} {family} is not served\n{self.bed.logs()}"
                     time.sleep(0.05)
 
-    def run(self, cell: Cell) -> dict[Verdict, int]:
-        """Make the call; by how much the counters of the client's node rose. Raises OSError or AssertionError."""
+    def run(self, cell: Cell, node: str = "") -> dict[Verdict, int]:
+        """Make the call, to the ClusterIP or to the NodePort on a node; by how much the counters of the client's node
+        rose. Raises OSError or AssertionError."""
         agent = self.bed.agents["master"]
+        address = self.node_address(node, cell.family) if node else self.vip(cell.place, cell.family)
+        port = self.node_port(cell.place) if node else PORT
         with Maps(agent.config.bpf_root) as maps:
             before = maps.counters()
-            CALLS[cell.protocol](self.pods["itself"].netns, self.vip(cell.place, cell.family), self._must_be(cell))
+            CALLS[cell.protocol](Called(self.pods["itself"].netns, address, port), self._must_be(cell))
             after = maps.counters()
         return {verdict: after[verdict] - before[verdict] for verdict in after if after[verdict] != before[verdict]}
 
     def own_address(self, place: str, family: str) -> str:
         """Of a backend."""
         if place in NODES:
-            nic = self.bed.vpc.nodes[NODES[place]].nics[0]
-            addresses = [address.split("/")[0] for address in nic.addresses]
-        else:
-            addresses = self.pods[place].addresses
-        return next(address for address in addresses if (":" in address) == (family == "IPv6"))
+            return self.node_address(NODES[place], family)
+        return _of_family(self.pods[place].addresses, family)
+
+    def node_address(self, node: str, family: str) -> str:
+        """Of a node's first NIC."""
+        nic = self.bed.vpc.nodes[node].nics[0]
+        return _of_family([address.split("/")[0] for address in nic.addresses], family)
+
+    def node_port(self, place: str) -> int:
+        """Of the place's Service."""
+        return 30100 + PLACES.index(place)
 
     def vip(self, place: str, family: str) -> str:
         """Of the place's Service."""
@@ -136,6 +141,30 @@ class Matrix:
 
         return check
 
+    def answers(self, place: str) -> bool:
+        """Whether the place's Service takes calls now, by both families."""
+        return all(self._is_served(place, family) for family in HAIRPIN)
+
+    @contextlib.contextmanager
+    def sctp_service(self, place: str) -> Iterator[dict[str, str]]:
+        """A Service for SCTP (its port is the target's) before the place's pod; its ClusterIPs by family."""
+        vips = {"IPv4": "10.233.41.1", "IPv6": "fd00:10:233::41:1"}
+        service, slices = self._service(place), [self._slice(place, family) for family in HAIRPIN]
+        ports = [{"name": "sctp", "port": SCTP_PORT, "protocol": "SCTP"}]
+        spec = {"ports": ports, "clusterIP": vips["IPv4"], "clusterIPs": list(vips.values())}
+        made = [{**service, "metadata": {**service["metadata"], "name": "sctp"}, "spec": spec}]
+        for raw in slices:
+            meta = {**raw["metadata"], "name": f"sctp-{raw['addressType'].lower()}"}
+            meta["labels"] = {"kubernetes.io/service-name": "sctp"}
+            made.append({**raw, "metadata": meta, "ports": ports})
+        for raw in made:
+            self.bed.folder.apply(raw)
+        try:
+            yield vips
+        finally:
+            for raw in made:
+                self.bed.folder.delete(raw["kind"], f"default/{raw['metadata']['name']}")
+
     def _is_served(self, place: str, family: str) -> bool:
         with ask.new_socket(self.pods["itself"].netns, self.vip(place, family), ask.socket.SOCK_STREAM) as one:
             return one.connect_ex((self.vip(place, family), PORT)) == 0
@@ -145,11 +174,10 @@ class Matrix:
 
     def _service(self, place: str) -> Raw:
         vips = [self.vip(place, family) for family in HAIRPIN]
-        ports = [
-            {"name": protocol.lower(), "port": PORT, "protocol": protocol, "targetPort": TARGET_PORT}
-            for protocol in ("TCP", "UDP")
-        ]
-        spec = {"clusterIP": vips[0], "clusterIPs": vips, "ipFamilies": list(HAIRPIN), "ports": ports}
+        fixed = {"port": PORT, "targetPort": TARGET_PORT, "nodePort": self.node_port(place)}
+        ports = [{"name": protocol.lower(), "protocol": protocol, **fixed} for protocol in ("TCP", "UDP")]
+        spec = {"type": "NodePort", "clusterIPs": vips, "ipFamilies": list(HAIRPIN), "ports": ports}
+        spec["clusterIP"] = vips[0]
         return {
             "apiVersion": "v1",
             "kind": "Service",
@@ -164,14 +192,28 @@ class Matrix:
             "kind": "EndpointSlice",
             "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": place}},
             "addressType": family,
-            "endpoints": [{"addresses": [self.own_address(place, family)], "conditions": {"ready": True}}],
+            "endpoints": [
+                {
+                    "addresses": [self.own_address(place, family)],
+                    "conditions": {"ready": True},
+                    "nodeName": NODES.get(place) or PODS[place][0],
+                }
+            ],
             "ports": [{"name": name.lower(), "port": TARGET_PORT, "protocol": name} for name in ("TCP", "UDP")],
         }
 
 
-def _tcp(where: str, vip: str, check: Callable[[Heard], None]) -> None:
+class Called(NamedTuple):
+    """From which namespace, to what."""
+
+    netns: str
+    address: str
+    port: int
+
+
+def _tcp(called: Called, check: Callable[[Heard], None]) -> None:
     """Request and response, a bulk both ways at once, and an end whose last segment falls into this cell's counters."""
-    with ask.connect(where, vip, PORT) as stream:
+    with ask.connect(*called) as stream:
         check(ask.greeting(stream))
         ask.exchange(stream, b"request")
         ask.exchange(stream, bytes(range(250)) * (BULK // 250))
@@ -179,25 +221,32 @@ def _tcp(where: str, vip: str, check: Callable[[Heard], None]) -> None:
         assert stream.recv(1) == b""
 
 
-def _udp_connected(where: str, vip: str, check: Callable[[Heard], None]) -> None:
-    with ask.datagrams(where, vip, PORT, connected=True) as one:
+def _udp_connected(called: Called, check: Callable[[Heard], None]) -> None:
+    with ask.datagrams(*called, connected=True) as one:
         check(Heard.of(ask.answer(one, b"who")))
         for size in DATAGRAMS:
             ask.inverted(one, b"d" * size)
 
 
-def _udp_unconnected(where: str, vip: str, check: Callable[[Heard], None]) -> None:
-    with ask.datagrams(where, vip, PORT, connected=False) as one:
-        check(Heard.of(ask.answer(one, b"who", (vip, PORT))))
+def _udp_unconnected(called: Called, check: Callable[[Heard], None]) -> None:
+    with ask.datagrams(*called, connected=False) as one:
+        check(Heard.of(ask.answer(one, b"who", called[1:])))
         for size in DATAGRAMS:
-            ask.inverted(one, b"d" * size, (vip, PORT))
+            ask.inverted(one, b"d" * size, called[1:])
+
+
+def _of_family(addresses: Sequence[str], family: str) -> str:
+    return next(address for address in addresses if (":" in address) == (family == "IPv6"))
 
 
 CALLS = {"tcp": _tcp, "udp connected": _udp_connected, "udp unconnected": _udp_unconnected}
 
 
-def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int]) -> None:
-    """The counters must show that the call took the path, and only that one."""
+def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int], *, node_port: bool = False) -> None:
+    """The counters must show that the call took the path, and only that one.
+
+    node_port: a node was called, so the pod's stack did not choose the gateway's MAC, where the gateway is the way.
+    """
     translated = {verdict: moved[verdict] for verdict in TRANSLATIONS & moved.keys()}
     drops = {verdict.name: count for verdict, count in moved.items() if verdict.name.startswith("DROP_")}
     assert not drops
@@ -207,6 +256,8 @@ def check_path(cell: Cell, path: str, kind: str, moved: Mapping[Verdict, int]) -
         assert moved.get(Verdict.VERDICT_SOCKET_ANSWER, 0) >= 1
         return
     assert Verdict.VERDICT_SOCKET not in moved
-    assert translated.keys() == {TRANSLATED[kind][cell.place]}
+    assert translated
+    expected = TRANSLATED[kind][cell.place]
+    assert translated.keys() <= (_ON_LINK if node_port and expected == _GATEWAY else expected)
     answers = moved.get(Verdict.VERDICT_ANSWER, 0) + moved.get(Verdict.VERDICT_HAIRPIN_ANSWER, 0)
     assert answers >= 1

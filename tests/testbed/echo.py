@@ -162,15 +162,23 @@ def _line(name: str, port: int, client: str) -> bytes:
 
 
 def _listeners(port: int, protocol: str) -> list[socket.socket]:
-    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
-    made = []
-    for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        one = socket.socket(family, kind)
-        made.append(one)
+    with contextlib.ExitStack() as undo:
+        made = [undo.enter_context(_listener(where, port, protocol)) for where in ("0.0.0.0", "::")]
+        undo.pop_all()
+    return made
+
+
+def _listener(anywhere: str, port: int, protocol: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in anywhere else socket.AF_INET
+    one = socket.socket(family, socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM)
+    try:
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind((anywhere, port))
         if protocol == "TCP":
             one.listen(128)
-    return made
+    except OSError:
+        one.close()
+        raise
+    return one

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.demo import scenario
+from tests.testbed import sctp
 from tests.testbed.bed import Bed
-from tests.testbed.cells import CALLS, HAIRPIN, PATHS, PLACES, Cell, Matrix, check_path
+from tests.testbed.cells import CALLS, HAIRPIN, PATHS, PLACES, SCTP_PORT, Cell, Matrix, check_path
 from tests.testbed.echo import EchoServers
 
 
@@ -44,3 +45,50 @@ def test_the_cloud_dropped_nothing(matrix: Matrix):
     """No call left with a source, or under a MAC, that the cloud did not assign."""
     refused = {key: counter for key, counter in matrix.bed.vpc.counters().items() if counter.dropped}
     assert not refused
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("node", ["master", "worker"])
+@pytest.mark.parametrize("family", HAIRPIN)
+def test_node_port(matrix: Matrix, path: str, family: str, node: str, place: str):
+    """The same by a NodePort on the pod's own node, and on the other one."""
+    cell = Cell(family, "tcp", place)
+    check_path(cell, path, "ipvlan", matrix.run(cell, node), node_port=True)
+
+
+def test_should_respect_internal_traffic_policy_local_pod_to_pod_host_network(matrix: Matrix, path: str):
+    """Services should respect internalTrafficPolicy=Local Pod to Pod (hostNetwork: true)"""
+    folder = matrix.bed.folder
+    for place in ("host-here", "host-there"):
+        raw = folder.get("Service", f"default/{place}")
+        folder.apply({**raw, "spec": {**raw["spec"], "internalTrafficPolicy": "Local"}})
+    try:
+        scenario.eventually("of the other node", lambda: "" if not matrix.answers("host-there") else "still served")
+        assert matrix.answers("host-here")
+    finally:
+        for place in ("host-here", "host-there"):
+            raw = folder.get("Service", f"default/{place}")
+            folder.apply({**raw, "spec": {**raw["spec"], "internalTrafficPolicy": "Cluster"}})
+    scenario.eventually("of every node", lambda: "" if matrix.answers("host-there") else "not served")
+
+
+@pytest.mark.parametrize("place", ["sibling", "remote-on-link", "remote-off-link"])
+@pytest.mark.parametrize("family", HAIRPIN)
+def test_should_allow_creating_a_basic_sctp_service_with_pod_and_endpoints(
+    matrix: Matrix, path: str, family: str, place: str
+):
+    """SCTP should allow creating a basic SCTP service with pod and endpoints; by packets, whatever the path"""
+    with (
+        matrix.sctp_service(place) as vips,
+        sctp.server(matrix.pods[place].netns, matrix.own_address(place, family), SCTP_PORT, place),
+    ):
+        own = matrix.own_address("itself", family)
+        scenario.eventually("served", lambda: _sctp_wrong(matrix, vips[family], (place, own)))
+
+
+def _sctp_wrong(matrix: Matrix, vip: str, wanted: tuple[str, str]) -> str:
+    try:
+        heard = sctp.call(matrix.pods["itself"].netns, vip, SCTP_PORT)
+    except OSError as error:
+        return repr(error)
+    return "" if heard == wanted else f"heard {heard}"
