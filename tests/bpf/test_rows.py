@@ -40,7 +40,6 @@ ELSEWHERE = {
 NOWHERE = {
     Verdict.VERDICT_FOREIGN_SOURCE: "retired",
     Verdict.VERDICT_SERVICE_FIB: "retired",
-    Verdict.DROP_NO_ROUTE: "retired",
     Verdict.VERDICT_SOCKET: "socket hooks: tests/netns",
     Verdict.VERDICT_SOCKET_ANSWER: "socket hooks: tests/netns",
     Verdict.DROP_CONNTRACK: "only when the kernel has no memory: an LRU map is never full",
