@@ -33,7 +33,7 @@ ELSEWHERE = {
     Verdict.DROP_BACKEND_REMOVED: "test_backends.py",
     Verdict.EVENT_REFUSAL_LIMITED: "test_refusals.py",
     Verdict.EVENT_FRAGMENT_LOST: "test_fragments.py",
-    Verdict.VERDICT_SERVICE_MAC: "test_flows.py",
+    Verdict.VERDICT_SERVICE_MAC: "test_next_hops.py",
     Verdict.VERDICT_SECOND_PASS: "test_live.py: PROG_TEST_RUN cannot set tc_index",
 }
 # What no packet can bring about, and why.
