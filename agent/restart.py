@@ -52,9 +52,11 @@ def _restore_maps(node: Node, live: list[Attachment]) -> None:
     """The pods' map entries are those of the live attachments: missing ones are written, foreign ones removed."""
     maps = node.kernel.maps
     wanted: dict[tuple[str, int], int] = {}
+    unsure: set[int] = set()
     for attachment in live:
         leftover = pod_wants.leftover_of(attachment, node.uplinks.last_known(attachment.uplink))
         if not leftover.uplink.ifindex:
+            unsure.add(attachment.ifindex)
             continue
         maps.put_pod(attachment.ifindex, wiring.pod_entry(leftover))
         for lease in attachment.leases:
@@ -65,8 +67,8 @@ def _restore_maps(node: Node, live: list[Attachment]) -> None:
         if ifindex not in known:
             maps.delete_pod(ifindex)
     for key, entry in list(maps.locals().items()):
-        stale = (key.address, key.uplink_ifindex) not in wanted and entry.slave_ifindex not in known
-        if entry.kind == ADDRESS_POD and stale:
+        stale = wanted.get((key.address, key.uplink_ifindex)) != entry.slave_ifindex
+        if entry.kind == ADDRESS_POD and stale and entry.slave_ifindex not in unsure:
             maps.delete_local(key.address, key.uplink_ifindex)
 
 

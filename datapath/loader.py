@@ -188,6 +188,8 @@ def _remove(folder: Path) -> None:
 def _compile_in_child(source: str, specs: Sequence[ProgramSpec], maps: Path, folder: Path) -> None:
     """Compile and pin into `folder`, all or nothing: the child pins beside it, the folder gets its name last."""
     staging = folder.with_name(f"staging_{os.getpid()}")
+    if staging.exists():  # left by a start that was killed; in a container every agent has the same number
+        _remove(staging)
     staging.mkdir()
     environment = dict(os.environ)
     environment["BCC_KERNEL_SOURCE"] = str(SOURCES / "stubs")

@@ -130,11 +130,15 @@ class Maps:
         self._change(address, change)
 
     def delete_local(self, address: str, uplink_ifindex: int) -> None:
-        """Forget a local address: the node's (uplink_ifindex 0), or a pod's if it is behind that uplink."""
+        """Forget a local address: the node's (uplink_ifindex 0), or a pod's if it is behind that uplink.
+
+        A pod's behind no uplink, as only a stranger writes it, goes with the node's.
+        """
 
         def change(entry: AddressEntry) -> AddressEntry:
             if not uplink_ifindex:
-                return replace(entry, flags=entry.flags & ~ADDRESS_NODE)
+                gone = ADDRESS_NODE if entry.uplink_ifindex else ADDRESS_NODE | ADDRESS_POD
+                return replace(entry, flags=entry.flags & ~gone)
             return AddressEntry(entry.flags & ~ADDRESS_POD) if entry.uplink_ifindex == uplink_ifindex else entry
 
         self._change(address, change)

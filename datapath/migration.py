@@ -36,6 +36,7 @@ from datapath.maps import Maps
 from datapath.table import Number
 
 _OLD: Final = "v1"
+_TAKEN: Final = "taken_over"
 _POD = struct.Struct("=6sH4s4sI")
 _LOCAL_KEY, _LOCAL = struct.Struct("=16sI"), struct.Struct("=II")
 _SERVICE_KEY, _SERVICE = struct.Struct("=4s2sHB3s"), struct.Struct("=IIHHI")
@@ -95,7 +96,7 @@ def _convert_services(dump: Dump, new: Converted) -> dict[tuple[int, int], int]:
             masters[frontend] = entry
             new.services[ServiceKey(*frontend, 0)] = entry
     ids: dict[tuple[int, int], int] = {}
-    last = max(old, default=0)
+    last = 0
     for frontend, slot, old_id in slots:
         master = masters.get(frontend)
         if master is None or old_id not in old:
@@ -110,7 +111,7 @@ def _convert_services(dump: Dump, new: Converted) -> dict[tuple[int, int], int]:
 
 
 def _convert_flows(dump: Dump, new: Converted, ids: dict[tuple[int, int], int]) -> None:
-    last = max((*new.backends, *(old_id for _, old_id in ids)), default=0)
+    last = max(new.backends, default=0)
     known = {entry.service_id for key, entry in new.services.items() if not key.slot}
     for flow, entry in sorted(_flows(dump), key=lambda item: item[0].direction):  # forward ones name their backend
         pair = entry.service_id, entry.backend_id
@@ -151,14 +152,20 @@ def share_calls(bpf_root: Path, maps: Path) -> None:
 
 
 def take_over(bpf_root: Path) -> bool:
-    """Copy what the old layout's maps hold, then remove them; whether there was anything. Before the slots change."""
-    folder = bpf_root / _OLD
+    """Copy what the old layout's maps hold, then remove them; whether there was anything. Before the slots change.
+
+    Killed midway, the next start copies all of it again: the folder loses its name at once, and its content only then.
+    """
+    folder, taken = bpf_root / _OLD, bpf_root / _TAKEN
+    if taken.exists():
+        _remove(taken)
     if not folder.exists():
         return False
     dump = {name: _dump(folder / "maps" / name, sizes) for name, sizes in _SIZES.items()}
     with Maps(bpf_root) as maps:
         _write(converted(dump), maps)
-    _remove(folder)
+    folder.rename(taken)
+    _remove(taken)
     return True
 
 
@@ -168,6 +175,9 @@ def _dump(pin: Path, sizes: tuple[int, int]) -> list[tuple[bytes, bytes]]:
     except FileNotFoundError:
         return []
     try:
+        info = bpfcall.map_info(fd)
+        if (info.key_size, info.value_size) != sizes:  # reading it would write past our buffers
+            return []
         return list(bpfcall.items(fd, *sizes))
     finally:
         os.close(fd)

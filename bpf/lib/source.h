@@ -20,6 +20,12 @@ static inlined int own_address(const struct pod *pod, const struct ip *addr, __u
 	return known && known->flags & ADDRESS_POD && known->slave_ifindex == ifindex;
 }
 
+/* Nobody gives a pod its link-local addresses, so none is known: any may be the pod's but its gateway's. */
+static inlined int may_be_own_link_local(const struct pod *pod, const struct ip *addr)
+{
+	return is_link_local6(addr) && !same_ip(addr, &pod->gateway6);
+}
+
 /* Probes (sender 0.0.0.0) speak for nobody. */
 static inlined int check_arp(struct __sk_buff *skb, const struct pod *pod)
 {
@@ -52,21 +58,30 @@ static inlined int check_nd(struct __sk_buff *skb, const struct pod *pod, const 
 		return 0;
 	if (bpf_skb_load_bytes(skb, pkt->l4_at + ICMP_SIZE, &target, sizeof(target)) < 0)
 		return -DROP_MALFORMED;
-	return is_link_local6(&target) || own_address(pod, &target, skb->ifindex) ? 0 : -DROP_FOREIGN_ND;
+	return may_be_own_link_local(pod, &target) || own_address(pod, &target, skb->ifindex) ? 0 : -DROP_FOREIGN_ND;
 }
 
-/* 0, or a drop. Link-local sources are the slave's own business; :: asks whether an address is free (RFC 4862). */
+/*
+ * Sources that are no address of the pod and yet nobody else's: of a link-local one, what stays on the link and neighbour
+ * discovery (conntrack must not get a client that two pods may be); :: asks whether an address is free (RFC 4862).
+ */
+static inlined int may_lack_address(const struct pod *pod, const struct packet *pkt)
+{
+	if (pkt->family == AF_INET)
+		return 0;
+	if (pkt->proto == PROTO_ICMP6)
+		return is_unspecified6(&pkt->saddr) || may_be_own_link_local(pod, &pkt->saddr);
+	return may_be_own_link_local(pod, &pkt->saddr) && (is_link_local6(&pkt->daddr) || is_multicast(&pkt->daddr));
+}
+
+/* 0, or a drop. */
 static inlined int check_source(struct __sk_buff *skb, const struct pod *pod, const struct packet *pkt)
 {
-	int icmp6 = pkt->family == AF_INET6 && pkt->proto == PROTO_ICMP6;
-
 	if (skb->vlan_present)
 		return -DROP_FOREIGN_PROTOCOL;
-	if (!own_address(pod, &pkt->saddr, skb->ifindex)) {
-		if (pkt->family == AF_INET || !(is_link_local6(&pkt->saddr) || (icmp6 && is_unspecified6(&pkt->saddr))))
-			return -DROP_FOREIGN_SOURCE;
-	}
-	return icmp6 && pkt->l4_at ? check_nd(skb, pod, pkt) : 0;
+	if (!own_address(pod, &pkt->saddr, skb->ifindex) && !may_lack_address(pod, pkt))
+		return -DROP_FOREIGN_SOURCE;
+	return pkt->family == AF_INET6 && pkt->proto == PROTO_ICMP6 && pkt->l4_at ? check_nd(skb, pod, pkt) : 0;
 }
 
 #endif

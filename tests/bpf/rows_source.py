@@ -35,7 +35,7 @@ from tests.packets import (
     udp,
 )
 
-LINK_LOCAL, ALL_NODES = "fe80::10", "ff02::1"
+LINK_LOCAL, ROUTER, ALL_NODES = "fe80::10", "fe80::1", "ff02::1"
 SECOND = {"v4": "10.1.0.12", "v6": "fd00:1::12"}
 BIG = b"big" * 60
 
@@ -147,11 +147,17 @@ def _discovery() -> list[Row]:
         "redirect": _nd(ICMPv6ND_Redirect(tgt=LINK_LOCAL, dst=V6.far), LINK_LOCAL),
     }
     second = _nd(ICMPv6ND_NA(tgt=SECOND["v6"]))
+    solicits = _nd(ICMPv6ND_NS(tgt=V6.sibling) / ICMPv6NDOptSrcLLAddr(lladdr=OWN_MAC), ROUTER)
+    by_router = pod(gateway6=ROUTER)
     return [
         *(passes(name, frame, V.VERDICT_PASS) for name, frame in said.items()),
         passes("ping-from-link-local", icmp(LINK_LOCAL, "fe80::1"), V.VERDICT_DIRECT),
         passes("advertisement-second-address", second, V.VERDICT_PASS, _second_address(V6)),
         *(_drop(name, frame, V.DROP_FOREIGN_ND) for name, frame in foreign.items()),
+        _drop("advertisement-of-link-local-gateway", _nd(ICMPv6ND_NA(tgt=ROUTER)), V.DROP_FOREIGN_ND, by_router),
+        _drop("solicitation-from-link-local-gateway", solicits, V.DROP_FOREIGN_SOURCE, by_router),
+        _drop("link-local-to-service", tcp((LINK_LOCAL, 40000), V6.web), V.DROP_FOREIGN_SOURCE, web(V6.far)),
+        _drop("link-local-to-far", udp((LINK_LOCAL, 40000), (V6.far, 80)), V.DROP_FOREIGN_SOURCE),
         _drop("advertisement-cut", _nd(mine)[:70], V.DROP_MALFORMED),
         _drop("advertisement-second-of-nobody", second, V.DROP_FOREIGN_ND),
         _drop("udp-unspecified-to-multicast", udp(("::", 546), ("ff02::1:2", 547)), V.DROP_FOREIGN_SOURCE),

@@ -154,7 +154,8 @@ def assert_own_source(seen: View, frame: bytes) -> None:
         assert seen.source in (*PODS, "0.0.0.0"), "another's ARP"
     elif seen.kind in ("v4", "v6"):
         unspecified = seen.source == "::" and seen.protocol == ICMP6
-        link_local = seen.kind == "v6" and int(frame[22]) == 0xFE and frame[23] & 0xC0 == 0x80
+        stays = seen.protocol == ICMP6 or frame[38:39] == b"\xff" or b"\xfe\x80" <= frame[38:40] < b"\xfe\xc0"
+        link_local = seen.kind == "v6" and int(frame[22]) == 0xFE and frame[23] & 0xC0 == 0x80 and stays
         assert seen.source in PODS or unspecified or link_local, "another's address"
         if seen.protocol == ICMP6 and seen.kind == "v6" and seen.l4_at is not None:
             assert frame[seen.l4_at] not in (134, 137), "a router's message"

@@ -90,6 +90,18 @@ def test_programs_of_other_maps_are_not_adopted(bpffs: Path) -> None:
         assert again.compiled
 
 
+def test_a_start_that_was_killed_while_it_compiled(bpffs: Path) -> None:
+    """In a container the next agent has the same process number, and finds that one's folder."""
+    root = bpffs / "killed"
+    staging = root / f"v{ABI_VERSION}/progs/staging_{os.getpid()}"
+    staging.mkdir(parents=True)
+    fd = bpfcall.map_create(1, 4, 4, 10, 0, "from_pod")
+    bpfcall.obj_pin(fd, staging / "from_pod")
+    os.close(fd)
+    with loader.load(root) as programs:
+        assert builds(root) == {programs.build}
+
+
 def test_map_of_another_layout_is_refused(bpffs: Path) -> None:
     root = bpffs / "foreign"
     maps_folder(root).mkdir(parents=True)

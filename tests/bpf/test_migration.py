@@ -115,3 +115,40 @@ def test_flows_outlive_the_change_of_layout(root: Path) -> None:
 def test_nothing_to_take_over(root: Path) -> None:
     with loader.load(root.with_name("no_v1")), Maps(root.with_name("no_v1")) as maps:
         assert maps.pods() == {}
+
+
+def test_killed_while_the_old_maps_go(root: Path) -> None:
+    """What was taken over already is not taken over in part once more: its backends would drain."""
+    for fd in old_state(root).values():
+        os.close(fd)
+    (root / "taken_over" / "maps").mkdir(parents=True)  # the rest of a removal, with flows but no Services
+    flows = bpfcall.map_create(9, 16, 32, 131072, 0, "conntrack4")
+    bpfcall.obj_pin(flows, root / "taken_over" / "maps" / "conntrack4")
+    os.close(flows)
+    with loader.load(root), Maps(root) as maps:
+        assert maps.pods()[SLAVE].addr4 == POD_ONE
+    assert sorted(path.name for path in root.iterdir()) == ["v2"]
+
+
+def test_a_strangers_map_in_the_old_folder_is_not_read(root: Path) -> None:
+    for fd in old_state(root).values():
+        os.close(fd)
+    pin = root / "v1" / "maps" / "backends4"
+    pin.unlink()
+    other = bpfcall.map_create(1, 64, 4096, 8, 1, "other")
+    bpfcall.update(other, bytes(64), bytes(4096))
+    bpfcall.obj_pin(other, pin)
+    os.close(other)
+    with loader.load(root), Maps(root) as maps:
+        assert maps.pods()[SLAVE].addr4 == POD_ONE
+        assert {entry.address for _, entry in maps.backends.items()} == {FAR, GONE}
+
+
+def test_ids_of_a_full_house(root: Path) -> None:
+    """An old id may be the last one there is; new ones count from 1."""
+    old = old_state(root)
+    bpfcall.update(old["backends4"], struct.pack("=I", 2**32 - 1), ip(FAR) + struct.pack(">HH", 8080, 0))
+    for fd in old.values():
+        os.close(fd)
+    with loader.load(root), Maps(root) as maps:
+        assert sorted(key.number for key, _ in maps.backends.items()) == [1, 2]

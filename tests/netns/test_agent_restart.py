@@ -57,6 +57,8 @@ def test_maps_that_somebody_emptied_are_written_again(rig: AgentRig):
         maps.delete_local(container.addresses()[0].split("/")[0], entry.uplink_ifindex)
         maps.put_pod(0x1FFFFF, entry)
         maps.put_local("10.8.0.99", entry.uplink_ifindex, ADDRESS_POD, 0x1FFFFF)
+        maps.put_local("10.8.0.98", entry.uplink_ifindex, ADDRESS_POD, ifindex)  # it could send with that one
+        maps.put_local("10.8.0.97", 0, ADDRESS_POD, ifindex)
     rig.restart()
     with Maps(rig.config.bpf_root) as maps:
         assert maps.pods() == {ifindex: entry}
