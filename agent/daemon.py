@@ -161,6 +161,7 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
                 ("uplinks", node.uplinks.run()),
                 ("services", node.services.run()),
                 ("ageing", node.ageing.run()),
+                ("sockets", socket_lb.run(node)),
                 ("publisher", node.publisher.run()),
                 ("journal", _compact(node)),
             )

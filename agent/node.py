@@ -48,8 +48,10 @@ class Node:
     gate: AddGate = field(default_factory=AddGate)
     reaping: dict[AttachmentKey, asyncio.Task[None]] = field(default_factory=dict)
     """The slow half of DELs that are answered already."""
-    closing: set[asyncio.Task[None]] = field(default_factory=set)
-    """Sockets of backends that are gone are being closed."""
+    lost_backends: set[tuple[int, str]] = field(default_factory=set)
+    """(backend id, protocol): their connected sockets are to be closed."""
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when `lost_backends` has news."""
 
     @property
     def maps(self) -> Maps:

@@ -14,7 +14,7 @@ from functools import partial
 from agent import pod_wants, threads
 from agent.node import Node
 from agent.pod_del import open_netns, pod_del, start_reaping
-from agent.socket_lb import close_forgotten, restore_netns_pods
+from agent.socket_lb import restore_netns_pods
 from allocator.attachments import Attachment
 from cni import spool
 from cni.errors import CniError
@@ -44,7 +44,6 @@ async def recover(node: Node) -> None:
     live = [a for a in node.ledger.attachments() if a.key not in node.reaping]
     await threads.run(lambda: _restore_maps(node, live))
     await threads.run(lambda: restore_netns_pods(node.kernel, live))
-    close_forgotten(node)
     if live or to_reap:
         log.info("journal replayed: %d attached, %d being undone", len(live), len(to_reap))
 

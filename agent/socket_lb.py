@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from datapath.table import Cookie, Number
 
 PROTOCOLS = ("TCP", "UDP")
 DRAINING = "draining"
+PAUSE_S = 0.1
+"""Finding sockets walks all that are noted (50 ms when the map is full): not more often than this."""
 
 log = logging.getLogger(__name__)
 
@@ -109,42 +111,35 @@ def _cookie(attachment: Attachment) -> int | None:
 
 
 def backends_gone(node: Node, gone: Sequence[GoneBackend]) -> None:
-    """Close the sockets connected to these backends, in the background; the maps must say so already."""
-    ids = {
+    """Have the sockets closed that are connected to these backends; the maps must say already that they are gone."""
+    node.lost_backends |= {
         (one.backend_id, protocol)
         for one in gone
         for protocol in ((one.protocol,) if one.protocol else PROTOCOLS)
         if protocol == "UDP" or one.state != DRAINING
     }
-    if ids:
-        _start(node, _close_sockets(node, ids))
+    if node.lost_backends:
+        node.lost.set()
 
 
-def close_forgotten(node: Node) -> None:
-    """Close the sockets of backends that an earlier agent removed without living to do it, in the background."""
-
-    async def body() -> None:
-        ids = await threads.run(node.kernel.maps.lost_backends)
+async def run(node: Node) -> None:
+    """Close sockets of lost backends for ever; first those that an earlier agent did not live to close."""
+    node.lost_backends |= await threads.run(node.kernel.maps.lost_backends)
+    while True:
+        ids, node.lost_backends = node.lost_backends, set()
+        node.lost.clear()
         if ids:
             await _close_sockets(node, ids)
-
-    _start(node, body())
-
-
-def _start(node: Node, work: Coroutine[None, None, None]) -> None:
-    task = asyncio.get_running_loop().create_task(work)
-    node.closing.add(task)
-    task.add_done_callback(node.closing.discard)
+            await asyncio.sleep(PAUSE_S)
+        await node.lost.wait()
 
 
 async def _close_sockets(node: Node, ids: set[tuple[int, str]]) -> None:
     attachments = {attachment.ifindex: attachment for attachment in node.ledger.attachments()}
     sockets = await threads.run(partial(_sockets_of, node.kernel, ids))
-    for slave, keys in sockets.items():
-        if slave not in attachments:
-            continue
+    for slave in sockets.keys() & attachments.keys():
         try:
-            count = await threads.run(partial(_close_in_pod, node.kernel, attachments[slave], keys))
+            count = await threads.run(partial(_close_in_pod, node.kernel, attachments[slave], sockets[slave]))
         except (NetlinkError, OSError) as error:
             log.warning("sockets of removed backends stay open: %s", error, extra={"reason": str(error)})
             continue

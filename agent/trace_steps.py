@@ -133,6 +133,8 @@ def reach(facts: Facts, backend: BackendView) -> Decision:
     if behind_own_mac(facts.pod.entry, place):
         return Decision(Verdict.VERDICT_SERVICE_OWN_MAC, f"{_whose(facts, place)}: the frame gets the slave's own MAC")
     if not on_link(facts.pod.entry, address):
+        if on_link(facts.pod.entry, facts.asked.address):
+            return by_gateway(facts.pod.entry, facts.asked.address, _whose(facts, place))
         gateway = facts.place(facts.asked.address).way
         via = f" ({gateway.gateway or facts.asked.address}, {gateway.mac or 'to be resolved'})" if gateway else ""
         return Decision(
@@ -144,6 +146,15 @@ def reach(facts: Facts, backend: BackendView) -> Decision:
         Verdict.VERDICT_SERVICE_NEIGH,
         f"{_whose(facts, place)}, on-link: redirect_neigh until it answers ({known}), then service-mac",
     )
+
+
+def by_gateway(pod: PodEntry, asked: str, whose: str) -> Decision:
+    """An off-link backend behind an address that is on-link: the frame has another MAC than the gateway's."""
+    gateway = pod.gateway6 if ":" in asked else pod.gateway4
+    if gateway in ("0.0.0.0", "::"):
+        return Decision(Verdict.DROP_NO_ROUTE, f"{whose}, off-link, and the pod has no gateway")
+    why = f"{whose}, off-link: redirect_neigh to the gateway {gateway} until it answers, then service-mac"
+    return Decision(Verdict.VERDICT_SERVICE_NEIGH, why)
 
 
 def direct(facts: Facts) -> Decision:

@@ -10,13 +10,11 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from datapath import bpfcall
-from datapath.abi import CT_FORWARD, CT_REVERSE, CT_TO_SELF, HAIRPIN_ADDRESS, HAIRPIN_ADDRESS6, SERVICE_NONE, layout
+from datapath.abi import CT_FORWARD, CT_REVERSE, CT_TO_SELF, SERVICE_NONE, layout
+from datapath.ageing import forward_key, reverse_key
 from datapath.entries import pack_ip, pack_port, protocol_name, protocol_number, unpack_ip, unpack_port
 
 _FLOW, _CONNTRACK = layout("flow"), layout("conntrack")
-_HAIRPIN4, _HAIRPIN6 = pack_ip(HAIRPIN_ADDRESS), pack_ip(HAIRPIN_ADDRESS6)
-_V4_MAPPED = bytes(10) + b"\xff\xff"
-_FORWARD, _REVERSE = bytes((CT_FORWARD, 0, 0)), bytes((CT_REVERSE, 0, 0))
 
 Packed = dict[bytes, bytes]
 """Conntrack entries by their key, both as they lie in the map."""
@@ -86,13 +84,13 @@ def snapshot(batches: Iterable[tuple[bytes, bytes]]) -> Packed:
 
 def find(entries: Packed, wanted: Wanted = ANY) -> Iterator[Found]:
     """Every wanted flow, in the order of the table."""
-    to_self = {_reverse_key(key, value) for key, value in entries.items() if key[37] == CT_FORWARD and _is_own(value)}
+    to_self = {reverse_key(key, value) for key, value in entries.items() if key[37] == CT_FORWARD and _is_own(value)}
     for key, value in entries.items():
         if key[37] == CT_FORWARD:
             if _is_wanted(key, wanted):
                 yield Found(key, b"")
         elif key[37] == CT_REVERSE:
-            twin = _forward_key(key, value)
+            twin = forward_key(key, value)
             if twin not in entries and key not in to_self and _is_wanted(twin, wanted):
                 yield Found(twin, key)
 
@@ -114,30 +112,16 @@ def count_by_backend(entries: Packed) -> Mapping[int, int]:
     return counts
 
 
-def _is_wanted(forward_key: bytes, wanted: Wanted) -> bool:
-    if wanted.clients is not None and forward_key[:16] not in wanted.clients:
+def _is_wanted(key: bytes, wanted: Wanted) -> bool:
+    if wanted.clients is not None and key[:16] not in wanted.clients:
         return False
-    frontend = forward_key[16:32] + forward_key[34:36] + forward_key[36:37]
+    frontend = key[16:32] + key[34:36] + key[36:37]
     return wanted.frontends is None or frontend in wanted.frontends
 
 
 def _is_own(forward: bytes) -> bool:
     """Whether the backend is the pod that calls."""
     return bool(forward[28] & CT_TO_SELF)
-
-
-def _reverse_key(forward_key: bytes, forward: bytes) -> bytes:
-    """As set_answer of bpf/lib/conntrack.h."""
-    client = forward_key[:16]
-    if _is_own(forward):
-        client = _HAIRPIN4 if client.startswith(_V4_MAPPED) else _HAIRPIN6
-    return b"".join((forward[:16], client, forward[16:20], forward_key[36:37], _REVERSE))
-
-
-def _forward_key(reverse_key: bytes, reverse: bytes) -> bytes:
-    """The key that the twin of a reverse entry had; of a flow to itself, the pod's other address may have been it."""
-    client = reverse_key[:16] if reverse_key[16:32] in (_HAIRPIN4, _HAIRPIN6) else reverse_key[16:32]
-    return b"".join((client, reverse[:16], reverse[18:20], reverse[16:18], reverse_key[36:37], _FORWARD))
 
 
 @lru_cache(maxsize=4096)
@@ -152,7 +136,7 @@ def _client(key: bytes) -> Client:
 
 def _whole(key: bytes, entries: Packed) -> Pair:
     value = entries[key]
-    answer = entries.get(_reverse_key(key, value))
+    answer = entries.get(reverse_key(key, value))
     addr, port, client_port, service_id, backend_id, *_ = _CONNTRACK.unpack(value)
     wire = _address(addr), unpack_port(port), unpack_port(client_port), service_id, backend_id
     if answer is None or answer[:20] != b"".join((key[16:32], key[34:36], key[32:34])):
@@ -160,8 +144,8 @@ def _whole(key: bytes, entries: Packed) -> Pair:
     return Pair(_client(key), *wire, *_state(answer), "")
 
 
-def _orphan(key: bytes, reverse_key: bytes, value: bytes) -> Pair:
-    answer = _client(reverse_key)  # from the backend's side
+def _orphan(key: bytes, answer_key: bytes, value: bytes) -> Pair:
+    answer = _client(answer_key)  # from the backend's side
     _, _, _, service_id, backend_id, *_ = _CONNTRACK.unpack(value)
     wire = answer.address, answer.port, answer.frontend_port, service_id, backend_id
     return Pair(_client(key), *wire, *_state(value), "forward")

@@ -183,16 +183,13 @@ class Maps:
 
     def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
         """Walk the destinations that sockets have, or had, at these backends."""
-        wanted = {U32.pack(number) for number in backend_ids}
-        table = self.socket_frontends
-        key_size, value_size = table.sizes
-        for keys, values in table.batches():
-            if not any(number in values for number in wanted):  # most sockets are not concerned: see `forget`
-                continue
-            for key, value in zip(bpfcall.cut(keys, key_size), bpfcall.cut(values, value_size), strict=True):
-                peer = SocketPeer.decode(value)
-                if peer.backend_id in backend_ids:
-                    yield SocketKey.decode(key), peer
+        key_size, value_size = self.socket_frontends.sizes
+        for keys, values in self.socket_frontends.batches():
+            for place, (number,) in enumerate(_PEER_BACKEND.iter_unpack(values)):
+                if number in backend_ids:
+                    key = keys[place * key_size : (place + 1) * key_size]
+                    value = values[place * value_size : (place + 1) * value_size]
+                    yield SocketKey.decode(key), SocketPeer.decode(value)
 
     def lost_backends(self) -> set[tuple[int, str]]:
         """(id, protocol) of backends that sockets have, or had, and that take no such sockets any more."""

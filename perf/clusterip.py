@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--families", default="", help="4, 6 or 4,6")
     parser.add_argument("--services", default="", help="numbers of Services, such as 1,10000")
     parser.add_argument("--rounds", type=int, default=0, help="how often each path is measured")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of one run (in a guest: 2, or it counts little)")
     parser.add_argument("--far", action="store_true", help="the backend is behind the gateway, not on-link")
     parser.add_argument("--sources", type=Path, default=loader.SOURCES, help="another folder of programs to measure")
     options = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> int:
         link=options.kind, backend="behind the gateway" if options.far else "on-link", rounds=rounds, **versions()
     )
     with Bed(options.far) as bed:
-        samples = sample(build(bed, wanted), modes, rounds, 0.1 if options.quick else 0.25)
+        samples = sample(build(bed, wanted), modes, rounds, options.seconds or (0.1 if options.quick else 0.25))
     print(f"\n{options.kind} on Linux {environment['kernel']}, backend {environment['backend']}")
     for family in wanted.families:
         print(f"\nIPv{family}, in brackets: of direct\n{table(rows(samples, family, modes))}")
@@ -95,6 +96,7 @@ def sample(ways: Sequence[Way], modes: Sequence[str], rounds: int, seconds: floa
             for way in (*ways[begin:], *ways[:begin]):
                 beside = direct[way.family].measure(mode, seconds)
                 samples[way, mode].append(Pair(way.measure(mode, seconds), beside))
+        print(f"round {number + 1} of {rounds} is done", file=sys.stderr, flush=True)
     return samples
 
 

@@ -67,7 +67,7 @@ class Site:
         self._pods = 0
         server = bed.server
         netns.ip_batch([f"link add up0 netns {self.node} type veth peer name {self._wire} netns {server}"])
-        netns.ip_batch(self._ends("up0", ("1",)), self.node)
+        netns.ip_batch([*self._ends("up0", ("1",)), *self._default_routes()], self.node)
         lines = self._ends(self._wire, ("2", "254"))
         netns.ip_batch([*lines, *(f"address add {self.server_address(n, True)} dev lo" for n in (4, 6))], server)
 
@@ -96,9 +96,7 @@ class Site:
         host, name = self.next_host(), self.new_pod_netns()
         mode = "bridge" if kind == "macvlan" else "l2"
         netns.ip_batch([f"link add link up0 name eth0 netns {name} type {kind} mode {mode}"], self.node)
-        lines = self._ends("eth0", (host,))
-        lines += [f"route add default via {self.address('254', family)}" for family in (4, 6)]
-        netns.ip_batch(lines, name)
+        netns.ip_batch([*self._ends("eth0", (host,)), *self._default_routes()], name)
         return name
 
     def detour_pod(self, kind: str) -> str:
@@ -121,6 +119,9 @@ class Site:
         netns.ip_batch(inside, name)
         netns.ip_batch(outside, self.node)
         return name
+
+    def _default_routes(self) -> list[str]:
+        return [f"route add default via {self.address('254', family)}" for family in (4, 6)]
 
     def _ends(self, link: str, hosts: Sequence[str]) -> list[str]:
         lines = [f"link set {link} addrgenmode none up", "link set lo up"]

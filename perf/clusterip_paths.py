@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ def build(bed: Bed, wanted: Wanted) -> list[Way]:
     """Every path, ready to be measured."""
     paths = list(_direct(bed, wanted))
     for size in wanted.sizes:
+        print(f"building the ways with {size} Services", file=sys.stderr, flush=True)
         paths += _ours(bed, wanted, size)
         paths += _detour(bed, wanted, size, IPTABLES, _load_iptables)
         paths += _detour(bed, wanted, size, NFTABLES, _load_nftables)

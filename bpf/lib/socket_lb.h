@@ -85,7 +85,7 @@ static inlined void forget_frontend(const struct socket_key *named)
 
 /*
  * connect(): the destination `named` (all but the cookie) and the pod's slave are known. 1: *peer is where it goes; 0:
- * as it stands. A TCP socket connects once in its life, so it has no names to forget, and needs no cookie for that.
+ * as it stands. A TCP socket hardly ever connects twice: it has no names to forget, and needs no cookie for that.
  */
 static inlined int connect_peer(struct bpf_sock_addr *ctx, struct socket_key *named, __u32 slave,
 				struct socket_peer *peer)
@@ -102,6 +102,8 @@ static inlined int connect_peer(struct bpf_sock_addr *ctx, struct socket_key *na
 		return 0;
 	}
 	if (note_frontend(named, peer, 0) < 0)
+		return 0;
+	if (named->proto == PROTO_UDP && socket_backend_update(named, peer) < 0) /* sendto() may name the VIP again */
 		return 0;
 	counter_add(VERDICT_SOCKET);
 	return 1;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -79,3 +80,10 @@ def pair(rig: Rig) -> tuple[Translation, Translation]:
     reverse = [entry for flow, entry in table.items() if flow.direction == CT_REVERSE]
     assert (len(forward), len(reverse)) == (1, 1), table
     return forward[0], reverse[0]
+
+
+def quiet(rig: Rig) -> None:
+    """As if no packet had come for long: both entries were touched in another tick of the coarse clock."""
+    for flow, entry in list(rig.maps.conntrack.items()):
+        seen = 1 if flow.direction == CT_REVERSE else 0
+        rig.maps.conntrack.put(flow, replace(entry, touched=entry.touched ^ 0x8000, last_seen_ns=seen))

@@ -95,12 +95,14 @@ def _node_ports(cast: Cast) -> list[Row]:
     here, there = tcp(cast.client, (cast.node, 30080)), tcp(cast.client, (cast.other_node, 30080))
     near = tcp(cast.client, (cast.node, 30080), dmac=OWN_MAC)
     datagram, elsewhere = udp(cast.client, (cast.other_node, 30080)), tcp(cast.client, (cast.far, 30080))
-    gateway = V.VERDICT_SERVICE_GATEWAY
+    # The address named is on-link, so the frame's MAC is not the gateway's: redirect_neigh finds that.
+    neigh, no_gateway = V.VERDICT_SERVICE_NEIGH, both(node_port, pod(gateway4="0.0.0.0", gateway6="::"))
     return [
-        _row("node-port", here, gateway, on_wire(cast.far, frame=here), node_port),
-        _row("node-port-near", near, gateway, on_wire(cast.far, OWN_MAC, near), node_port),
-        _row("node-port-of-another-node", there, gateway, on_wire(cast.far, frame=there), node_port),
-        _row("node-port-behind-external-ip", here, gateway, on_wire(cast.far_two, frame=here), own_frontend),
+        _row("node-port", here, neigh, on_wire(cast.far, frame=here), node_port),
+        _row("node-port-near", near, neigh, on_wire(cast.far, OWN_MAC, near), node_port),
+        _row("node-port-of-another-node", there, neigh, on_wire(cast.far, frame=there), node_port),
+        _row("node-port-behind-external-ip", here, neigh, on_wire(cast.far_two, frame=here), own_frontend),
+        _row("node-port-without-gateway", here, V.DROP_NO_ROUTE, on_wire(cast.far, frame=here), no_gateway),
         passes("node-port-other-protocol", datagram, V.VERDICT_DIRECT, node_port),
         passes("node-port-elsewhere", elsewhere, V.VERDICT_DIRECT, node_port),
     ]

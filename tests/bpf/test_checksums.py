@@ -15,7 +15,7 @@ from tests.bpf.row import Row, answer_known, web
 from tests.bpf.rows import ROWS
 from tests.bpf.runner import Runner
 from tests.fragments import fragments
-from tests.packets import V6, Cast, readdressed, tcp, udp
+from tests.packets import OWN_MAC, Cast, readdressed, tcp, udp
 
 REWRITES = {
     V.VERDICT_ANSWER,
@@ -112,11 +112,10 @@ def test_gso_segment_to_the_pod_itself(rig: Rig, cast: Cast) -> None:
     """Both addresses change."""
     web(cast.pod)(rig)
     frame = tcp(cast.client, cast.web)
-    wanted = readdressed(frame, src=cast.hairpin, dst=cast.pod, dport=8080, dmac="02:00:00:00:00:01")
+    wanted = readdressed(frame, src=cast.hairpin, dst=cast.pod, dport=8080, dmac=OWN_MAC)
     same(run_gso(rig, "from_pod", frame), partial(wanted))
 
 
 def test_rows_of_both_families_are_among_them() -> None:
     verdicts: set[Verdict] = {row.verdict for name, row in COMPLETE.items() if name.endswith("-v6")}
     assert verdicts == REWRITES
-    assert V6.name == "v6"

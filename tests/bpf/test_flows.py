@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 
 from datapath.abi import CT_ANSWERED, CT_CLOSING, CT_FORWARD, CT_PEER_FIN, CT_POD_FIN, CT_RESET, CT_REVERSE
 from datapath.flows import Flow
-from tests.bpf.flow_steps import V, addresses, checked, in_both_families, pair, received, same, sent, web
+from tests.bpf.flow_steps import V, addresses, checked, in_both_families, pair, quiet, received, same, sent, web
 from tests.bpf.rig import OK, Outcome, Rig
-from tests.packets import GATEWAY_MAC, OWN_MAC, REMOTE_MAC, V4, Cast, mac, readdressed, sctp, tcp, udp
+from tests.packets import GATEWAY_MAC, OWN_MAC, V4, Cast, readdressed, sctp, tcp, udp
 
 MAKERS = {"TCP": tcp, "UDP": udp, "SCTP": sctp}
 
@@ -161,30 +160,6 @@ def test_flow_that_goes_on_is_seen_in_both_entries(rig: Rig, cast: Cast) -> None
         assert pair(rig)[1].last_seen_ns == 1
         step()
         assert 0 <= time.monotonic_ns() - pair(rig)[1].last_seen_ns < 10_000_000_000
-
-
-@in_both_families
-def test_on_link_backend_is_sent_to_the_mac_that_answers(rig: Rig, cast: Cast) -> None:
-    """Silent so far: by the neighbour table. Once it has answered: to that MAC, until it was silent for long."""
-    web(rig, cast.on_link)
-    backend, more = (cast.on_link, 8080), tcp(cast.client, cast.web, "A")
-    sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_NEIGH)
-    sent(rig, more, V.VERDICT_SERVICE_NEIGH)
-    answer = tcp(backend, cast.client, "SA")
-    received(rig, mac(OWN_MAC) + mac(REMOTE_MAC) + answer[12:])
-    wanted = readdressed(more, dst=cast.on_link, dport=8080, dmac=REMOTE_MAC)
-    for _ in range(2):
-        same(sent(rig, more, V.VERDICT_SERVICE_MAC), wanted)
-    for flow, entry in list(rig.maps.conntrack.items()):
-        rig.maps.conntrack.put(flow, replace(entry, mac_seen=(entry.mac_seen - 100) & 0xFFFF))
-    same(sent(rig, more, V.VERDICT_SERVICE_NEIGH), readdressed(more, dst=cast.on_link, dport=8080))
-
-
-def quiet(rig: Rig) -> None:
-    """As if no packet had come for long: both entries were touched in another tick of the coarse clock."""
-    for flow, entry in list(rig.maps.conntrack.items()):
-        seen = 1 if flow.direction == CT_REVERSE else 0
-        rig.maps.conntrack.put(flow, replace(entry, touched=entry.touched ^ 0x8000, last_seen_ns=seen))
 
 
 @in_both_families

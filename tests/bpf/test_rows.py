@@ -33,14 +33,13 @@ ELSEWHERE = {
     Verdict.DROP_BACKEND_REMOVED: "test_backends.py",
     Verdict.EVENT_REFUSAL_LIMITED: "test_refusals.py",
     Verdict.EVENT_FRAGMENT_LOST: "test_fragments.py",
-    Verdict.VERDICT_SERVICE_MAC: "test_flows.py",
+    Verdict.VERDICT_SERVICE_MAC: "test_next_hops.py",
     Verdict.VERDICT_SECOND_PASS: "test_live.py: PROG_TEST_RUN cannot set tc_index",
 }
 # What no packet can bring about, and why.
 NOWHERE = {
     Verdict.VERDICT_FOREIGN_SOURCE: "retired",
     Verdict.VERDICT_SERVICE_FIB: "retired",
-    Verdict.DROP_NO_ROUTE: "retired",
     Verdict.VERDICT_SOCKET: "socket hooks: tests/netns",
     Verdict.VERDICT_SOCKET_ANSWER: "socket hooks: tests/netns",
     Verdict.DROP_CONNTRACK: "only when the kernel has no memory: an LRU map is never full",

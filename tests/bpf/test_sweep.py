@@ -14,7 +14,7 @@ from datapath.abi import CT_ANSWERED, CT_TO_SELF, HAIRPIN_ADDRESS, MAPS
 from datapath.ageing import SECOND_NS, Orphans
 from datapath.flows import Affinity, AffinityKey, Flow, FlowCounters, Translation
 from datapath.maps import Maps
-from datapath.sweep import sweep_affinity, sweep_counters, sweep_flows
+from datapath.sweep import FlowTable, sweep_affinity, sweep_counters, sweep_flows
 from datapath.table import Number, Table
 
 NOW = 100_000 * SECOND_NS
@@ -95,6 +95,22 @@ def test_a_flow_that_wakes_up_is_left(maps: Any) -> None:
     swept = sweep_flows(cast(Maps, maps), NOW, Orphans())
     assert swept.expired == 1
     assert content(maps.conntrack) == dict(now)
+
+
+def test_a_new_flow_between_the_two_deletes_keeps_its_entry(maps: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds no forward entry, and the reverse entry of the old flow idle: it takes that over."""
+    over, anew = pair(1, NOW - 7 * HOUR), pair(1, NOW)
+    maps.conntrack.put_many(over)
+    delete = FlowTable.delete
+
+    def delete_and_open(table: FlowTable, key: bytes) -> None:
+        delete(table, key)
+        if key == over[0][0].encode():
+            maps.conntrack.put_many(anew)
+
+    monkeypatch.setattr(FlowTable, "delete", delete_and_open)
+    assert sweep_flows(cast(Maps, maps), NOW, Orphans()).expired == 0
+    assert content(maps.conntrack) == dict(anew)
 
 
 def test_orphans_get_one_sweep_to_find_their_twin(maps: Any) -> None:

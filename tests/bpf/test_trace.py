@@ -158,10 +158,21 @@ def test_node_port(rig: Rig) -> None:
     """Of this node and of another one; a port that is none goes on directly."""
     rig.service(("0.0.0.0", 30080, "TCP"), {1: (who.FAR, 8080)}, known=0)
     rig.maps.mark_address("10.5.0.7", ADDRESS_NODE_PORT, ADDRESS_NODE_PORT)
-    for node, dmac in ((who.NODE_ONE, who.OWN_MAC), ("10.5.0.7", who.GATEWAY_MAC)):
-        for port, verdict in ((30080, Verdict.VERDICT_SERVICE_GATEWAY), (30081, Verdict.VERDICT_DIRECT)):
+    for node, dmac, way in (
+        (who.NODE_ONE, who.OWN_MAC, Verdict.VERDICT_SERVICE_NEIGH),  # on-link: the frame lacks the gateway's MAC
+        ("10.5.0.7", who.GATEWAY_MAC, Verdict.VERDICT_SERVICE_GATEWAY),
+    ):
+        for port, verdict in ((30080, way), (30081, Verdict.VERDICT_DIRECT)):
             told = trace_steps.expected(facts(rig, (node, port, "TCP")))
             assert told == counted(rig, who.tcp((who.POD_ONE, 40000), (node, port), dmac=dmac)) == (verdict,)
+
+
+def test_node_port_of_a_pod_without_gateway(rig: Rig) -> None:
+    rig.service(("0.0.0.0", 30080, "TCP"), {1: (who.FAR, 8080)}, known=0)
+    rig.maps.put_pod(SLAVE, replace(IPVLAN_POD, gateway4="0.0.0.0"))
+    told = trace_steps.expected(facts(rig, (who.NODE_ONE, 30080, "TCP")))
+    frame = who.tcp((who.POD_ONE, 40000), (who.NODE_ONE, 30080), dmac=who.OWN_MAC)
+    assert told == counted(rig, frame) == (Verdict.DROP_NO_ROUTE,)
 
 
 def test_ipv6(rig: Rig) -> None:

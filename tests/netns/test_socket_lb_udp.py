@@ -73,6 +73,14 @@ def test_udp_unconnected(node: SocketNode, way: Way):
     assert node.maps.flow_counters.get(Number(1)).opened == 30  # type: ignore[union-attr]
 
 
+def test_a_connected_socket_names_its_service_again(node: SocketNode, way: Way):
+    """sendto() with the address it is connected to: the same backend, or the answer would not be let in."""
+    node.serve(way.vip, "UDP", [ONE, TWO])
+    for _ in range(20):
+        with connected(node, way, DGRAM) as sock:
+            assert asked(sock, way)[1] == (way.named, PORT)
+
+
 @pytest.mark.parametrize("end", ["removed", "draining"])
 def test_datagrams_leave_a_backend_that_is_gone(node: SocketNode, way: Way, end: str):
     node.serve(way.vip, "UDP", [ONE])

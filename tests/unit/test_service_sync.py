@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +21,11 @@ from allocator.ledger import Ledger
 from cluster.resources import Resource
 from cluster.store import Problem, Store
 from datapath.abi import ADDRESS_FRONTEND, ADDRESS_NODE_PORT
-from datapath.entries import AddressEntry, BackendEntry
+from datapath.entries import BackendEntry
 from datapath.flows import Translation
 from datapath.maps import Maps
 from datapath.programmed import GoneBackend
-from datapath.table import Number
+from tests.unit.agent_maps import AgentMaps, Flows
 from tests.unit.cluster_objects import OWN_NODE, endpoint, node, piece, service
 from tests.unit.service_maps import MapModel, offer
 from tests.unit.shelf import Shelf
@@ -34,57 +34,10 @@ WEB = ("10.96.0.10", 80, "TCP")
 ONE, TWO = ("10.0.0.1", 8080), ("10.0.0.2", 8080)
 
 
-class Flows:
-    """A table with these packed rows."""
-
-    def __init__(self, *rows: tuple[bytes, bytes]) -> None:
-        self._rows = rows
-
-    def batches(self) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self._rows)
-
-
-class Numbered:
-    """The model's backends under the keys that the table has."""
-
-    def __init__(self, model: MapModel) -> None:
-        self._model = model
-
-    def put_many(self, entries: Sequence[tuple[Number, BackendEntry]]) -> None:
-        self._model.backends.put_many(entries)
-
-    def delete_many(self, keys: Iterable[Number]) -> None:
-        self._model.backends.delete_many(keys)
-
-    def items(self) -> list[tuple[Number, BackendEntry]]:
-        return [(Number(number), entry) for number, entry in self._model.backends.items()]
-
-
-class NoCounters(Flows):
-    def delete_many(self, keys: Iterable[Number]) -> None:
-        del keys
-
-
-class FakeMaps:
-    """The model with the names that the agent uses."""
-
-    def __init__(self, model: MapModel, conntrack: Flows | None = None) -> None:
-        self.model = model
-        self.services = model.services
-        self.backends = Numbered(model)
-        self.conntrack = conntrack or Flows()
-        self.affinity = self.socket_backends = self.socket_frontends = Flows()
-        self.flow_counters = NoCounters()
-        self.mark_address = model.mark_address
-
-    def addresses(self) -> dict[str, AddressEntry]:
-        return {address: AddressEntry(flags) for address, flags in self.model.marks.items()}
-
-
 class Rig:
     """A running ServiceSync."""
 
-    def __init__(self, store: Shelf, maps: FakeMaps) -> None:
+    def __init__(self, store: Shelf, maps: AgentMaps) -> None:
         self.store, self.maps, self.model = store, maps, maps.model
         self.sync = ServiceSync(cast(Store, store), cast(Maps, maps), OWN_NODE)
         self.gone: list[GoneBackend] = []
@@ -116,11 +69,11 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-def with_sync(story: Callable[[Rig], Awaitable[None]], *objects: Resource, maps: FakeMaps | None = None) -> None:
+def with_sync(story: Callable[[Rig], Awaitable[None]], *objects: Resource, maps: AgentMaps | None = None) -> None:
     """Run the story beside a ServiceSync whose store holds `objects`."""
 
     async def main() -> None:
-        rig = Rig(Shelf(*objects), maps or FakeMaps(MapModel()))
+        rig = Rig(Shelf(*objects), maps or AgentMaps(MapModel()))
         task = asyncio.create_task(rig.sync.run())
         try:
             await story(rig)
@@ -240,7 +193,7 @@ def model_with(*objects: Resource) -> MapModel:
     async def story(rig: Rig) -> None:
         await until(lambda: rig.sync.synced)
 
-    with_sync(story, *objects, maps=FakeMaps(model))
+    with_sync(story, *objects, maps=AgentMaps(model))
     model.writes = 0
     return model
 
@@ -253,7 +206,7 @@ def test_a_second_start_writes_nothing() -> None:
         await until(lambda: rig.sync.synced)
         assert rig.model.writes == 0
 
-    with_sync(story, *objects, maps=FakeMaps(model))
+    with_sync(story, *objects, maps=AgentMaps(model))
 
 
 def test_what_cannot_be_read_stays_in_force_until_it_can() -> None:
@@ -273,12 +226,12 @@ def test_what_cannot_be_read_stays_in_force_until_it_can() -> None:
         await until(lambda: rig.model.reached(WEB) == (TWO,))
         assert rig.model.marks.keys() == {"192.0.2.1", WEB[0]}
 
-    with_sync(story, service(), maps=FakeMaps(model))
+    with_sync(story, service(), maps=AgentMaps(model))
 
 
 def test_ids_that_flows_still_hold_are_not_given() -> None:
     value = Translation("10.9.0.30", 8080, 40000, 7, 9).encode()
-    maps = FakeMaps(MapModel(), Flows((b"", value)))
+    maps = AgentMaps(MapModel(), Flows((b"", value)))
 
     async def story(rig: Rig) -> None:
         await until(lambda: rig.sync.synced)
@@ -301,4 +254,4 @@ def test_a_batch_that_stops_midway_is_gone_on_with(monkeypatch: pytest.MonkeyPat
         rig.model.assert_is({WEB: offer(ONE, TWO)}, [], {})
         assert rig.model.marks[WEB[0]] & ADDRESS_FRONTEND and len(model.ever) == 2
 
-    with_sync(story, service(), piece("a", ONE[0], TWO[0]), maps=FakeMaps(model))
+    with_sync(story, service(), piece("a", ONE[0], TWO[0]), maps=AgentMaps(model))
