@@ -124,7 +124,8 @@ def backends_gone(node: Node, gone: Sequence[GoneBackend]) -> None:
 
 async def run(node: Node) -> None:
     """Close sockets of lost backends for ever; first those that an earlier agent did not live to close."""
-    node.lost_backends |= await threads.run(node.kernel.maps.lost_backends)
+    left = await threads.run(node.kernel.maps.lost_backends)
+    node.lost_backends |= {one for one in left if one[1] in PROTOCOLS}  # the map is not to be trusted
     while True:
         ids, node.lost_backends = node.lost_backends, set()
         node.lost.clear()
