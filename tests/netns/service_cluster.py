@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tests.testbed import ask, dual_stack
@@ -32,6 +33,8 @@ CALLS = 20
 """Calls by which a set of backends is known: one of two is missed once in a million."""
 SETTLE_S = 10.0
 CALL_S = 2.0
+PATIENCE_S = (0.1, 0.2, 0.5, 1.0)
+"""For the first tries: before a Service is served, its calls are silent in the network's dead end."""
 SILENCE_S = 0.5
 """How long nobody must answer to count as nobody; where that is expected, calls to a router's dead end are silent."""
 
@@ -149,9 +152,11 @@ class ServiceCluster:
     ) -> None:
         """Wait until calls to each of these addresses are answered by all of `by` and nobody else."""
         for address in at:
+            patience = iter(PATIENCE_S)
 
-            def wrong(address: str = address) -> str:
-                names = Counter(self.heard(address, number, protocol, client).name for _ in range(CALLS))
+            def wrong(address: str = address, patience: Iterator[float] = patience) -> str:
+                ask_one = partial(ASK[protocol], self.pods[client].netns, address, number, next(patience, CALL_S))
+                names = Counter(ask_one().name for _ in range(CALLS))
                 return "" if names.keys() == set(by) else f"answered by {dict(names)}, expected {sorted(by)}"
 
             self.eventually(f"{client} calls {address} {number}/{protocol}", wrong)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from datapath.abi import Verdict
+from datapath.entries import ServiceKey
 from datapath.maps import Maps
+from datapath.table import Number
 from tests.testbed import ask, dual_stack
 from tests.testbed.bed import Bed
 from tests.testbed.echo import EchoServers, Heard
@@ -160,10 +162,20 @@ class Matrix:
         for raw in made:
             self.bed.folder.apply(raw)
         try:
+            self._wait_for({vip: self.own_address(place, family) for family, vip in vips.items()}, "SCTP", SCTP_PORT)
             yield vips
         finally:
             for raw in made:
                 self.bed.folder.delete(raw["kind"], f"default/{raw['metadata']['name']}")
+
+    def _wait_for(self, backends: Mapping[str, str], protocol: str, port: int) -> None:
+        """Until the client's agent has programmed these (ClusterIP -> its one backend): SCTP retries after seconds."""
+        deadline = time.monotonic() + SETTLE_S
+        with Maps(self.bed.agents["master"].config.bpf_root) as maps:
+            for vip, address in backends.items():
+                while _only_backend(maps, ServiceKey(vip, port, protocol, 1)) != address:
+                    assert time.monotonic() < deadline, f"{vip} is not served\n{self.bed.logs()}"
+                    time.sleep(0.05)
 
     def _is_served(self, place: str, family: str) -> bool:
         with ask.new_socket(self.pods["itself"].netns, self.vip(place, family), ask.socket.SOCK_STREAM) as one:
@@ -233,6 +245,12 @@ def _udp_unconnected(called: Called, check: Callable[[Heard], None]) -> None:
         check(Heard.of(ask.answer(one, b"who", called[1:])))
         for size in DATAGRAMS:
             ask.inverted(one, b"d" * size, called[1:])
+
+
+def _only_backend(maps: Maps, key: ServiceKey) -> str:
+    slot = maps.services.get(key)
+    backend = maps.backends.get(Number(slot.backend_id)) if slot else None
+    return backend.address if backend else ""
 
 
 def _of_family(addresses: Sequence[str], family: str) -> str:
