@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from datapath import bpfcall, migration
-from datapath.abi import ABI_VERSION, CALL_BACK_TO_POD, CALL_FROM_POD, CALL_TO_POD, MAPS, U32, MapSpec
+from datapath.abi import ABI_VERSION, CALL_BACK_TO_POD, CALL_FROM_POD, CALL_TO_POD, MAPS, MapSpec
 from datapath.maps import maps_folder
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -267,9 +267,8 @@ def load(bpf_root: Path, sources: Path = SOURCES, specs: Sequence[ProgramSpec] =
     try:
         migration.take_over(bpf_root)
         fds, compiled = _ready_programs(specs, source, maps, builds / build, map_fds)
-        for spec in specs:
-            if spec.call_slot is not None:
-                bpfcall.update(map_fds["calls"], U32.pack(spec.call_slot), U32.pack(fds[spec.name]))
+        slots = {spec.call_slot: fds[spec.name] for spec in specs if spec.call_slot is not None}
+        migration.fill_slots(maps, slots)
     finally:
         _close_all(map_fds)
     for folder in builds.iterdir():

@@ -142,13 +142,38 @@ def _flows(dump: Dump) -> Iterator[tuple[Flow, Translation]]:
 
 
 def share_calls(bpf_root: Path, maps: Path) -> None:
-    """Pin the old layout's `calls` in the new folder, if there is one and the new has none: before maps are made."""
-    old = bpf_root / _OLD / "maps" / "calls"
-    if (maps / "calls").exists() or not old.exists():
+    """Pin the old layout's `calls` in the new folder, before maps are made there and before the old folder goes.
+
+    Where the new folder has its own already, an old agent has run in between: its pods have other holders than ours, and
+    a prog array forgets its programs with its last pin.
+    """
+    old, pin = bpf_root / _OLD / "maps" / "calls", maps / "calls"
+    if not old.exists():
         return
     fd = bpfcall.obj_get(old)
-    bpfcall.obj_pin(fd, maps / "calls")
-    os.close(fd)
+    try:
+        number = bpfcall.map_info(fd).map_id
+        if number not in {bpfcall.map_info(known).map_id for known in _opened(maps)}:
+            bpfcall.obj_pin(fd, maps / f"calls_{number}" if pin.exists() else pin)
+    finally:
+        os.close(fd)
+
+
+def fill_slots(maps: Path, programs: Mapping[int, int]) -> None:
+    """Put programs (slot -> descriptor) into every `calls` that pods may have been wired with."""
+    for fd in _opened(maps):
+        for slot, program in programs.items():
+            bpfcall.update(fd, struct.pack("=I", slot), struct.pack("=I", program))
+
+
+def _opened(maps: Path) -> Iterator[int]:
+    """Each pinned `calls`, open until the next one is asked for."""
+    for pin in sorted(maps.glob("calls*")):
+        fd = bpfcall.obj_get(pin)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def take_over(bpf_root: Path) -> bool:

@@ -14,7 +14,7 @@ from datapath.abi import BACKEND_DRAINING, CALL_FROM_POD, CT_FORWARD, CT_REVERSE
 from datapath.maps import Maps, maps_folder
 from tests.bpf.flow_steps import WEB, received, same, sent
 from tests.bpf.rig import SLAVE, Rig
-from tests.netns.node import load_program
+from tests.netns.node import load_program, program_id
 from tests.packets import FAR, OWN_MAC, POD_ONE, UPLINK, VIP, readdressed, tcp
 
 LAYOUT_1 = {  # name: kind, key size, value size, entries, flags
@@ -152,3 +152,22 @@ def test_ids_of_a_full_house(root: Path) -> None:
         os.close(fd)
     with loader.load(root), Maps(root) as maps:
         assert sorted(key.number for key, _ in maps.backends.items()) == [1, 2]
+
+
+def test_up_and_down_and_up_again(root: Path) -> None:
+    """Pods that the old agent has wired meanwhile have holders of their own; they run what all others run."""
+    loader.load(root).close()
+    old = old_state(root)
+    number = bpfcall.map_info(old["calls"]).map_id
+    for fd in old.values():
+        os.close(fd)
+    for _ in range(2):  # and every later start thinks of them
+        with loader.load(root) as programs:
+            wanted = [program_id(programs.fd("from_pod"))] * 2
+        found = []
+        for name in ("calls", f"calls_{number}"):
+            fd = bpfcall.obj_get(maps_folder(root) / name)
+            raw = bpfcall.lookup(fd, struct.pack("=I", CALL_FROM_POD), 4)
+            found.append(struct.unpack("=I", raw or bytes(4))[0])
+            os.close(fd)
+        assert found == wanted
