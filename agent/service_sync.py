@@ -46,8 +46,9 @@ class ServiceSync:
         self.on_gone: Callable[[Sequence[GoneBackend]], None] = _nobody
         """Called with the backends that were removed or began to drain, once the maps say so."""
         self.synced = False
-        """Whether what the store held at the start is in the maps, as far as it fits: a node whose maps are too small
-        for the cluster starts pods all the same, and says what is wrong (`problem`)."""
+        """Whether what the store held at the start is in the maps, as far as it fits.
+
+        A node whose maps are too small for the cluster starts pods all the same, and says what is wrong (`problem`)."""
         self.problem = ""
         """Why the maps are not up to date; "" while they are."""
         store.subscribe(self._heard)

@@ -70,12 +70,14 @@ static inlined int refuse(const struct packet *pkt, __u32 known)
 
 	if (pkt->flags & PACKET_PORTS)
 		return -DROP_UNKNOWN_PORT;
-	if (pkt->flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
-		return -DROP_FRAGMENT; /* half an echo would be answered, the rest not */
+	if (pkt->flags & PACKET_LATER_FRAGMENT)
+		return -DROP_FRAGMENT;
 	if (!pkt->l4_at)
 		return -DROP_MALFORMED;
 	if (pkt->proto != (pkt->family == AF_INET ? PROTO_ICMP : PROTO_ICMP6) || pkt->icmp_type != echo)
 		return -DROP_PROTOCOL;
+	if (pkt->flags & PACKET_FIRST_FRAGMENT)
+		return -DROP_FRAGMENT; /* an answer to half of the question */
 	return known & ADDRESS_ENDPOINTS ? VERDICT_ECHO : -DROP_NO_BACKEND;
 }
 

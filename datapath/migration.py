@@ -144,8 +144,8 @@ def _flows(dump: Dump) -> Iterator[tuple[Flow, Translation]]:
 def share_calls(bpf_root: Path, maps: Path) -> None:
     """Pin the old layout's `calls` in the new folder, before maps are made there and before the old folder goes.
 
-    Where the new folder has its own already, an old agent has run in between: its pods have other holders than ours, and
-    a prog array forgets its programs with its last pin.
+    Where the new folder has its own already, an old agent has run in between: its pods have other holders than ours,
+    and a prog array forgets its programs with its last pin.
     """
     old, pin = bpf_root / _OLD / "maps" / "calls", maps / "calls"
     if not old.exists():

@@ -8,7 +8,7 @@ from datapath.abi import ADDRESS_FRONTEND
 from tests.bpf.flow_steps import V, addresses, checked, in_both_families, received, same, sent, web
 from tests.bpf.rig import Rig
 from tests.fragments import fragments, reassembled, wrong_checksums
-from tests.packets import OWN_MAC, Cast, End, readdressed, sctp, tcp, udp
+from tests.packets import OWN_MAC, Cast, End, icmp, readdressed, sctp, tcp, udp
 
 pytestmark = in_both_families
 BIG = bytes(range(256)) * 2
@@ -176,6 +176,13 @@ def test_first_without_all_of_its_l4_header(rig: Rig, cast: Cast) -> None:
     first, second, *_ = fragments(tcp(cast.client, cast.web), 8)
     sent(rig, first, V.DROP_MALFORMED)
     sent(rig, second, V.DROP_FRAGMENT)
+
+
+def test_an_echo_request_in_pieces_is_not_answered(rig: Rig, cast: Cast) -> None:
+    """The answer to its first piece alone would keep the pod's stack waiting for the rest."""
+    web(rig, cast.far)
+    for piece in fragments(icmp(cast.pod, cast.vip), 8):
+        sent(rig, piece, V.DROP_FRAGMENT)
 
 
 def test_whole_datagram_is_no_fragment(rig: Rig, cast: Cast) -> None:
