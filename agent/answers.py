@@ -11,6 +11,7 @@ import msgspec
 from agent import control, datapaths
 from agent.node import VERSION, Node
 from cluster.resources import SpiderIPPool
+from datapath.loader import TC_PROGRAMS
 
 DETACHING = "detaching"
 
@@ -25,6 +26,7 @@ async def status(node: Node, arguments: bytes) -> bytes:
     problems += [{"source": f"Service {key}", "message": text} for key, text in node.services.problems()]
     wrong = datapaths.problems(node.datapath, node.config.service_cidr)
     problems += [{"source": "datapath", "message": text} for text in wrong]
+    problems += [{"source": "programs", "message": text} for text in _missing_programs(node)]
     if node.services.problem:
         problems.append({"source": "services", "message": node.services.problem})
     problems += [{"source": "conntrack", "message": text} for text in node.ageing.problems()]
@@ -50,6 +52,14 @@ async def status(node: Node, arguments: bytes) -> bytes:
             "problems": problems,
         }
     )
+
+
+def _missing_programs(node: Node) -> list[str]:
+    """Pods' packets pass unchecked and untranslated where the holders find no program (a pin was removed by hand)."""
+    if node.pinned is None:
+        return []
+    slots = node.pinned.empty_calls(spec.call_slot for spec in TC_PROGRAMS if spec.call_slot is not None)
+    return [f"slot {slot} of the map calls is empty: pods are unchecked; restart the agent" for slot in slots]
 
 
 async def pools(node: Node, arguments: bytes) -> bytes:

@@ -46,7 +46,8 @@ class ServiceSync:
         self.on_gone: Callable[[Sequence[GoneBackend]], None] = _nobody
         """Called with the backends that were removed or began to drain, once the maps say so."""
         self.synced = False
-        """Whether everything the store held at the start is in the maps."""
+        """Whether what the store held at the start is in the maps, as far as it fits: a node whose maps are too small
+        for the cluster starts pods all the same, and says what is wrong (`problem`)."""
         self.problem = ""
         """Why the maps are not up to date; "" while they are."""
         store.subscribe(self._heard)
@@ -87,7 +88,7 @@ class ServiceSync:
         collector.keep_all()
         pause, retry_at = RETRY_S, time.monotonic() + RETRY_S
         while True:
-            self.synced = self.synced or whole
+            self.synced = True
             if await self._news_until(None if whole else retry_at):
                 was_whole = whole
                 await asyncio.sleep(GATHER_S)

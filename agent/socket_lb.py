@@ -124,7 +124,8 @@ def backends_gone(node: Node, gone: Sequence[GoneBackend]) -> None:
 
 async def run(node: Node) -> None:
     """Close sockets of lost backends for ever; first those that an earlier agent did not live to close."""
-    node.lost_backends |= await threads.run(node.kernel.maps.lost_backends)
+    lost = await threads.run(node.kernel.maps.lost_backends)
+    node.lost_backends |= {one for one in lost if one[1] in PROTOCOLS}  # a pinned map is untrusted input
     while True:
         ids, node.lost_backends = node.lost_backends, set()
         node.lost.clear()
@@ -136,7 +137,11 @@ async def run(node: Node) -> None:
 
 async def _close_sockets(node: Node, ids: set[tuple[int, str]]) -> None:
     attachments = {attachment.ifindex: attachment for attachment in node.ledger.attachments()}
-    sockets = await threads.run(partial(_sockets_of, node.kernel, ids))
+    try:
+        sockets = await threads.run(partial(_sockets_of, node.kernel, ids))
+    except OSError as error:
+        log.warning("sockets of removed backends stay open: %s", error, extra={"reason": str(error)})
+        return
     for slave in sockets.keys() & attachments.keys():
         try:
             count = await threads.run(partial(_close_in_pod, node.kernel, attachments[slave], sockets[slave]))

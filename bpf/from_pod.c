@@ -70,8 +70,8 @@ static inlined int refuse(const struct packet *pkt, __u32 known)
 
 	if (pkt->flags & PACKET_PORTS)
 		return -DROP_UNKNOWN_PORT;
-	if (pkt->flags & PACKET_LATER_FRAGMENT)
-		return -DROP_FRAGMENT;
+	if (pkt->flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))
+		return -DROP_FRAGMENT; /* half an echo would be answered, the rest not */
 	if (!pkt->l4_at)
 		return -DROP_MALFORMED;
 	if (pkt->proto != (pkt->family == AF_INET ? PROTO_ICMP : PROTO_ICMP6) || pkt->icmp_type != echo)

@@ -21,6 +21,9 @@ __all__ = ["API_SERVICE", "Backend", "Frontend", "Offer", "ServiceBook"]
 API_SERVICE: Final = "default/kubernetes"
 """The agent may reach the API server through this one: emptied, it would never hear of new endpoints again."""
 
+MOST_BACKENDS: Final = 2**16 - 1
+"""As many as a frontend's count in the maps (a u16) can say."""
+
 
 class Offer(NamedTuple):
     """What a frontend gives. Both lists are sorted, and no backend is in both."""
@@ -166,6 +169,12 @@ def _offers(
         choice = choices.get(question)
         if choice is None:
             choice = choices[question] = choose(pieces_of[family], entrance.target, entrance.local, here)
+        if len(choice.chosen) > MOST_BACKENDS:
+            text = (
+                f"{len(choice.chosen)} endpoints, only the first {MOST_BACKENDS} are called; spread them over Services"
+            )
+            problems.append(f"{_named(frontend)}: {text}")
+            choice = choice._replace(chosen=choice.chosen[:MOST_BACKENDS])
         if frontend.protocol == "SCTP":
             whole, choice = choice, _of_same_port(choice, frontend.port)
             if whole != choice:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ANY, NOEXIST = 0, 1
 
-_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
+_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH, _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 24, 26, 27, 28, 29, 34
 _BATCH = 1024
@@ -136,17 +136,6 @@ def delete_batch(fd: int, keys: bytes, key_size: int) -> None:
             done += 1  # the kernel stops at a missing one
         else:
             return
-
-
-def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
-    """Give the key after `key` (None: the first), or None at the end."""
-    after, found = _buffer(key or b"\0"), ctypes.create_string_buffer(key_size)
-    start = ctypes.addressof(after) if key is not None else 0
-    try:
-        _bpf(_NEXT_KEY, _ELEM.pack(fd, 0, start, ctypes.addressof(found), 0))
-    except FileNotFoundError:
-        return None
-    return found.raw
 
 
 def _read_batch(fd: int, token: bytes | None, sizes: tuple[int, int], count: int) -> tuple[bytes | None, bytes, bytes]:

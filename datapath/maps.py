@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -235,6 +235,10 @@ class Maps:
     def set_call(self, slot: int, program_fd: int) -> None:
         """Put a program into a slot of `calls`: every holder in every pod runs it from the next packet on."""
         bpfcall.update(self._fds["calls"], U32.pack(slot), U32.pack(program_fd))
+
+    def empty_calls(self, slots: Iterable[int]) -> list[int]:
+        """Give those of the slots of `calls` that hold no program."""
+        return [slot for slot in slots if bpfcall.lookup(self._fds["calls"], U32.pack(slot), U32.size) is None]
 
     def clear_call(self, slot: int) -> None:
         """Empty a slot of `calls`: the holders let packets pass."""

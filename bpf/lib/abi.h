@@ -259,7 +259,7 @@ enum verdict {
 	DROP_UNKNOWN_PORT = 41, /* a ClusterIP has no such port; the pod is told */
 	DROP_BACKEND_REMOVED = 42, /* the backend of a TCP flow is gone; the pod gets a reset */
 	DROP_NO_FLOW = 43, /* TCP in mid-stream to a Service, but no such flow is known; the pod is told */
-	DROP_FRAGMENT = 44, /* a fragment to a ClusterIP, but its first one is not known */
+	DROP_FRAGMENT = 44, /* a fragment to a ClusterIP: its first one is not known, or it is of an echo request */
 	DROP_PROTOCOL = 45, /* to a ClusterIP, but neither TCP, UDP, SCTP nor an echo request */
 	DROP_MALFORMED = 46, /* headers cut short, or too many IPv6 extension headers */
 	DROP_FOREIGN_ND = 47, /* a neighbour advertisement for another's address, or a router's message */

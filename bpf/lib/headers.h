@@ -65,12 +65,9 @@
 #define IP6_DADDR_AT (ETH_SIZE + 24)
 
 /* Offsets from the L4 header. */
-#define TCP_FLAGS_AT 13
 #define TCP_CSUM_AT 16
 #define UDP_CSUM_AT 6
 #define ICMP_CSUM_AT 2
-#define SPORT_AT 0
-#define DPORT_AT 2
 
 struct eth_header {
 	__u8 dmac[6];

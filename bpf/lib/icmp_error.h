@@ -83,7 +83,7 @@ static inlined int replace_inner_csum(struct __sk_buff *skb, __u32 at, __u32 dif
 	new[0] = csum_plus(old[0], diff);
 	if (!new[0])
 		new[0] = zero;
-	*outer = bpf_csum_diff((__be32 *)old, sizeof(old), (__be32 *)new, sizeof(new), *outer);
+	*outer = csum_diff((__be32 *)old, sizeof(old), (__be32 *)new, sizeof(new), *outer);
 	return store(skb, at, &new[0], sizeof(new[0])) ? -DROP_REWRITE : 0;
 }
 
@@ -91,12 +91,12 @@ static inlined int rewrite_inner_address(struct __sk_buff *skb, const struct pac
 					 const struct ip *vip, __u32 *outer, __u32 *diff)
 {
 	if (inner->family == AF_INET6) {
-		*diff = bpf_csum_diff((__be32 *)&inner->daddr, sizeof(*vip), (__be32 *)vip, sizeof(*vip), 0);
-		*outer = bpf_csum_diff((__be32 *)&inner->daddr, sizeof(*vip), (__be32 *)vip, sizeof(*vip), *outer);
+		*diff = csum_diff((__be32 *)&inner->daddr, sizeof(*vip), (__be32 *)vip, sizeof(*vip), 0);
+		*outer = csum_diff((__be32 *)&inner->daddr, sizeof(*vip), (__be32 *)vip, sizeof(*vip), *outer);
 		return store(skb, at + INNER6_DADDR_AT, vip, sizeof(*vip)) ? -DROP_REWRITE : 0;
 	}
-	*diff = bpf_csum_diff((__be32 *)&inner->daddr.word[3], 4, (__be32 *)&vip->word[3], 4, 0);
-	*outer = bpf_csum_diff((__be32 *)&inner->daddr.word[3], 4, (__be32 *)&vip->word[3], 4, *outer);
+	*diff = csum_diff((__be32 *)&inner->daddr.word[3], 4, (__be32 *)&vip->word[3], 4, 0);
+	*outer = csum_diff((__be32 *)&inner->daddr.word[3], 4, (__be32 *)&vip->word[3], 4, *outer);
 	if (replace_inner_csum(skb, at + INNER_CSUM_AT, *diff, 0, outer) < 0)
 		return -DROP_REWRITE;
 	return store(skb, at + INNER4_DADDR_AT, &vip->word[3], 4) ? -DROP_REWRITE : 0;
@@ -107,8 +107,8 @@ static inlined int rewrite_inner_ports(struct __sk_buff *skb, const struct packe
 {
 	struct ports old = {inner->sport, inner->dport}, new = {reverse->client_port, reverse->port};
 
-	*diff = bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), *diff);
-	*outer = bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), *outer);
+	*diff = csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), *diff);
+	*outer = csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), *outer);
 	return store(skb, inner->l4_at, &new, sizeof(new)) ? -DROP_REWRITE : 0;
 }
 

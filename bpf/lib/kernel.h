@@ -30,6 +30,12 @@ static inlined long store(struct __sk_buff *skb, __u32 at, const void *from, __u
 /* BCC declares bpf_redirect_neigh without its params argument: the helper is declared here again, by its number. */
 static long (*redirect_neigh_to)(__u32 ifindex, struct bpf_redir_neigh *next_hop, int size, __u64 flags) = (void *)152;
 
+/*
+ * BCC declares bpf_csum_diff as an int: a sum above 2^31 would look negative, and before 6.13 sums are not folded to 16
+ * bits. A sum of 32 bits, or negative.
+ */
+static __s64 (*csum_diff)(const void *from, __u32 from_size, const void *to, __u32 to_size, __u32 seed) = (void *)28;
+
 /* BCC declares bpf_csum_update with a u16: it would cut the difference. 0 or more, or negative: no CHECKSUM_COMPLETE. */
 static long (*csum_update)(struct __sk_buff *skb, __u32 diff) = (void *)40;
 

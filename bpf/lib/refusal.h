@@ -88,7 +88,7 @@ static inlined __s64 quoted_sum(struct __sk_buff *skb, __u32 at, __u64 size, __s
 	asm volatile("%0 &= 0x7f" : "+r"(size));
 	if (bpf_skb_load_bytes(skb, at, quoted, size + 1) < 0)
 		return -1;
-	return bpf_csum_diff(NULL, 0, quoted, sizeof(quoted), sum);
+	return csum_diff(NULL, 0, quoted, sizeof(quoted), sum);
 }
 
 static inlined int unreachable4(struct __sk_buff *skb, const struct packet *pkt, __u32 quoted)
@@ -99,11 +99,11 @@ static inlined int unreachable4(struct __sk_buff *skb, const struct packet *pkt,
 	struct icmp_header icmp = {.type = ICMP_UNREACHABLE, .code = ICMP_PORT_UNREACHABLE};
 	__s64 sum;
 
-	ip.csum = csum_of(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	ip.csum = csum_of(csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
 	if (bpf_skb_adjust_room(skb, IP4_SIZE + ICMP_SIZE, BPF_ADJ_ROOM_MAC, 0))
 		return -1;
 	sum = quoted_sum(skb, ETH_SIZE + IP4_SIZE + ICMP_SIZE, quoted,
-			 bpf_csum_diff(NULL, 0, (__be32 *)&icmp, sizeof(icmp), 0));
+			 csum_diff(NULL, 0, (__be32 *)&icmp, sizeof(icmp), 0));
 	if (sum < 0)
 		return -1;
 	icmp.csum = csum_of(sum);
@@ -119,12 +119,12 @@ static inlined int unreachable6(struct __sk_buff *skb, const struct packet *pkt,
 	struct pseudo6 pseudo = {.saddr = pkt->daddr, .daddr = pkt->saddr, .length = bpf_htonl(ICMP_SIZE + quoted),
 				 .next = bpf_htonl(PROTO_ICMP6)};
 	struct icmp_header icmp = {.type = ICMP6_UNREACHABLE, .code = ICMP6_PORT_UNREACHABLE};
-	__s64 sum = bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+	__s64 sum = csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 
 	if (bpf_skb_adjust_room(skb, IP6_SIZE + ICMP_SIZE, BPF_ADJ_ROOM_MAC, 0))
 		return -1;
 	sum = quoted_sum(skb, ETH_SIZE + IP6_SIZE + ICMP_SIZE, quoted,
-			 bpf_csum_diff(NULL, 0, (__be32 *)&icmp, sizeof(icmp), sum));
+			 csum_diff(NULL, 0, (__be32 *)&icmp, sizeof(icmp), sum));
 	if (sum < 0)
 		return -1;
 	icmp.csum = csum_of(sum);
@@ -173,8 +173,8 @@ static inlined __s64 pseudo_sum(const struct packet *pkt, __u32 length)
 	struct pseudo6 six = {.saddr = pkt->daddr, .daddr = pkt->saddr, .length = bpf_htonl(length),
 			      .next = bpf_htonl(pkt->proto)};
 
-	return pkt->family == AF_INET ? bpf_csum_diff(NULL, 0, (__be32 *)&four, sizeof(four), 0) :
-					bpf_csum_diff(NULL, 0, (__be32 *)&six, sizeof(six), 0);
+	return pkt->family == AF_INET ? csum_diff(NULL, 0, (__be32 *)&four, sizeof(four), 0) :
+					csum_diff(NULL, 0, (__be32 *)&six, sizeof(six), 0);
 }
 
 /* The reset a peer would send that has no such connection or no listener (RFC 9293, 3.10.7.1). 0, or -1. */
@@ -192,7 +192,7 @@ static inlined int reset(struct __sk_buff *skb, const struct packet *pkt)
 		answer.flags |= TCP_ACK;
 		answer.ack = bpf_htonl(bpf_ntohl(tcp.seq) + 1); /* a SYN counts one; its data (TFO) is not acknowledged */
 	}
-	answer.csum = csum_of(bpf_csum_diff(NULL, 0, (__be32 *)&answer, sizeof(answer), pseudo_sum(pkt, TCP_SIZE)));
+	answer.csum = csum_of(csum_diff(NULL, 0, (__be32 *)&answer, sizeof(answer), pseudo_sum(pkt, TCP_SIZE)));
 	if (bpf_skb_change_tail(skb, pkt->l4_at + TCP_SIZE, 0) || swap_addresses(skb, pkt))
 		return -1;
 	if (pkt->family == AF_INET && set_length4(skb, length))

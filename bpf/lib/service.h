@@ -34,19 +34,32 @@ static inlined struct backend *open_backend(__u32 id, __u32 service_id)
 }
 
 /* Ids, not slot numbers, are remembered: an update of the service reorders slots. The id, or 0. */
-static inlined __u32 random_backend_id(struct service_key *key, __u32 count)
+static inlined __u32 backend_id_at(struct service_key *key, __u16 number)
 {
 	struct service *slot;
 
-	key->slot = 1 + bpf_get_prandom_u32() % count;
+	key->slot = number;
 	slot = service_lookup(key);
 	key->slot = 0;
 	return slot ? slot->backend_id : 0;
 }
 
+/* An update between our reads may have taken the slot or its backend: the first slot is the last to go. */
+static inlined struct backend *random_backend(struct service_key *key, const struct service *service, __u32 *id)
+{
+	struct backend *backend;
+
+	*id = backend_id_at(key, 1 + bpf_get_prandom_u32() % service->count);
+	backend = open_backend(*id, service->service_id);
+	if (backend)
+		return backend;
+	*id = backend_id_at(key, 1);
+	return open_backend(*id, service->service_id);
+}
+
 /*
  * A backend for a new flow of `client` to the frontend `key`: the one it had within the affinity time, or a random one.
- * *id is its id. NULL: none, or (should never be seen) a slot without one.
+ * *id is its id. NULL: none, or (should never be seen) slots without one.
  */
 static inlined struct backend *choose_backend(struct service_key *key, const struct service *service,
 					      const struct ip *client, __u32 *id)
@@ -67,10 +80,8 @@ static inlined struct backend *choose_backend(struct service_key *key, const str
 			backend = open_backend(*id, service_id);
 		}
 	}
-	if (!backend) {
-		*id = random_backend_id(key, service->count);
-		backend = open_backend(*id, service_id);
-	}
+	if (!backend)
+		backend = random_backend(key, service, id);
 	if (backend && timeout_s) {
 		has.backend_id = *id;
 		affinity_update(&who, &has);

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from datapath.abi import ADDRESS_POD, CT_ANSWERED, CT_CLOSING, CT_FORWARD, CT_PEER_FIN, CT_POD_FIN, CT_RESET, CT_REVERSE
+from datapath.abi import CT_ANSWERED, CT_CLOSING, CT_FORWARD, CT_PEER_FIN, CT_POD_FIN, CT_RESET, CT_REVERSE
 from datapath.flows import Flow
 from tests.bpf.flow_steps import V, addresses, checked, in_both_families, pair, quiet, received, same, sent, web
-from tests.bpf.rig import OK, SLAVE, Outcome, Rig
-from tests.packets import GATEWAY_MAC, OWN_MAC, UPLINK, V4, Cast, readdressed, sctp, tcp, udp
+from tests.bpf.rig import OK, Outcome, Rig
+from tests.packets import GATEWAY_MAC, OWN_MAC, V4, Cast, readdressed, sctp, tcp, udp
 
 MAKERS = {"TCP": tcp, "UDP": udp, "SCTP": sctp}
 
@@ -68,19 +68,6 @@ def test_hairpin_there_and_back(rig: Rig, cast: Cast, protocol: str) -> None:
     same(back, readdressed(answer, src=cast.vip, sport=80, dst=cast.pod, dport=40000, dmac=OWN_MAC))
     same(received(rig, back, V.VERDICT_PASS), back)
     assert pair(rig)[1].flags == CT_ANSWERED
-
-
-@pytest.mark.xfail(reason="the reverse entry does not know the client's address (bpf/README.md, Not translated)")
-@in_both_families
-def test_hairpin_from_a_second_address(rig: Rig, cast: Cast) -> None:
-    """The client's socket has one address of the pod, the server's another."""
-    second = "fd00:1::12" if cast.name == "v6" else "10.1.0.12"
-    rig.maps.put_local(second, UPLINK, ADDRESS_POD, SLAVE)
-    web(rig, cast.pod)
-    request = sent(rig, tcp((second, 40000), cast.web), V.VERDICT_HAIRPIN)
-    assert addresses(request) == (cast.hairpin, 40000, cast.pod, 8080)
-    answer = tcp((cast.pod, 8080), (cast.hairpin, 40000), "SA")
-    assert addresses(sent(rig, answer, V.VERDICT_HAIRPIN_ANSWER)) == (*cast.web, second, 40000)
 
 
 @in_both_families

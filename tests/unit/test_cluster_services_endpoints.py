@@ -287,3 +287,13 @@ def test_initially_unready_endpoints_get_ready() -> None:
     assert book.put_slice("default/a", piece("a", "10.0.0.1"))[WEB] == Offer(
         (("10.0.0.1", 8080),), (), 0, True, "default/web"
     )
+
+
+def test_more_endpoints_than_a_frontend_can_name_are_its_own_problem() -> None:
+    """The rest of the cluster does not wait for this Service to shrink."""
+    addresses = [f"10.{9 + n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(65536)]
+    book = book_of(service(), piece("one", *addresses))
+    assert len(book.frontends()[WEB].backends) == 65535
+    ((key, text),) = book.problems()
+    assert key == "default/web"
+    assert "65536 endpoints" in text
