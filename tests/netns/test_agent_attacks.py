@@ -209,15 +209,15 @@ def test_a_manifest_of_deep_aliases(rig: AgentRig, files: Path):
     assert rig.agent.pid == pid and rig.add()
 
 
-def test_a_cluster_ip_that_the_maps_do_not_know(rig: AgentRig, files: Path):
-    """IPv4 inside IPv6: skipped, and the Services beside it are programmed, also at a start."""
+def test_a_cluster_ip_in_another_spelling(rig: AgentRig, files: Path):
+    """IPv4 inside IPv6 is the IPv4 address, as for kube-proxy, also at a start; the Services beside it do not suffer."""
     write(files / "a.json", {**SERVICE, "metadata": {"name": "a"}}, clusterIP="::ffff:10.96.0.9")
     write(files / "b.json", SERVICE)
-    reach(rig, {"10.96.0.10:80": []})
+    reach(rig, {"10.96.0.9:80": [], "10.96.0.10:80": []})
     rig.agent.kill()
     rig.restart()
     write(files / "c.json", {**SERVICE, "metadata": {"name": "c"}}, clusterIP="10.96.0.11")
-    reach(rig, {"10.96.0.10:80": [], "10.96.0.11:80": []})
+    reach(rig, {"10.96.0.9:80": [], "10.96.0.10:80": [], "10.96.0.11:80": []})
     assert problems(rig) == []
 
 
