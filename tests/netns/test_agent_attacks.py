@@ -210,7 +210,7 @@ def test_a_manifest_of_deep_aliases(rig: AgentRig, files: Path):
 
 
 def test_a_cluster_ip_in_another_spelling(rig: AgentRig, files: Path):
-    """IPv4 inside IPv6 is the IPv4 address, as for kube-proxy, also at a start; the Services beside it do not suffer."""
+    """IPv4 inside IPv6 is the IPv4 address, as for kube-proxy, also at a start; Services beside it do not suffer."""
     write(files / "a.json", {**SERVICE, "metadata": {"name": "a"}}, clusterIP="::ffff:10.96.0.9")
     write(files / "b.json", SERVICE)
     reach(rig, {"10.96.0.9:80": [], "10.96.0.10:80": []})
