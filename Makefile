@@ -2,12 +2,13 @@
 PYTHON := .venv/bin/python
 SHIM := build/cni/dragline
 
-.PHONY: demo test check format perf-cni setup clean
+.PHONY: demo test check format perf-cni perf-clusterip perf-programs perf-services setup clean
 
 demo: setup
 	@$(PYTHON) -m tests.demo
 
 test: setup
+	@deploy/setup.sh kernels
 	@$(PYTHON) -m pytest
 
 check: setup
@@ -22,6 +23,15 @@ format: setup
 
 perf-cni: setup
 	@$(PYTHON) perf/cni_verbs.py
+
+perf-clusterip: setup
+	@$(PYTHON) perf/clusterip.py
+
+perf-programs: setup
+	@$(PYTHON) perf/programs.py
+
+perf-services: setup
+	@$(PYTHON) perf/service_sync.py
 
 setup: .setup $(SHIM)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cni import frame
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0  # longer than the agent's own deadline, whose answer says more
 
 
 class AgentAway(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,13 @@ class Config:
     """How long a released address rests before it is used again (peers still have it in their ARP caches)."""
     deadline_s: float = 20.0
     """Longest time of one CNI verb; well inside kubelet's own limit of 2 to 4 minutes."""
+    socket_lb: str = "on"
+    """Whether pods' sockets are balanced in connect and sendmsg ("on", where the node can), or packets only ("off")."""
     log_level: str = "info"
+    datapath: str = "auto"
+    """`ebpf`, `netlink` (host routes and kube-proxy, for kernels below 5.10), or `auto`: by the kernel's version."""
+    service_cidr: tuple[str, ...] = ()
+    """The cluster's Service addresses, "a/b" of both families: what pods send to the node without eBPF."""
 
     @property
     def spool(self) -> Path:
@@ -60,7 +67,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--default-network", help="NAMESPACE/NAME of the network of eth0 without an annotation")
     parser.add_argument("--cooldown-s", help="seconds a released address rests (default: 30)")
     parser.add_argument("--deadline-s", help="longest seconds of one CNI verb (default: 20)")
+    parser.add_argument("--socket-lb", help="on or off: balance sockets where the node can (default: on)")
     parser.add_argument("--log-level", help="debug, info, warning or error (default: info)")
+    parser.add_argument("--datapath", help="auto, ebpf (Linux >= 5.10) or netlink (default: auto)")
+    parser.add_argument("--service-cidr", metavar="CIDR,...", help="Service addresses; only --datapath=netlink asks")
 
 
 def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Config:
@@ -75,9 +85,7 @@ def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ
     if not store.startswith("dir:") or len(store) == len("dir:"):
         raise ConfigError(f"--store {store!r} is not understood: give dir:PATH, a folder of manifests")
     defaults = Config(node_name=given["node_name"] or platform.node(), store=Path(store[len("dir:") :]).absolute())
-    level = given["log_level"] or defaults.log_level
-    if level not in ("debug", "info", "warning", "error"):
-        raise ConfigError(f"--log-level {level!r} is not one of debug, info, warning, error")
+    level = _one_of("--log-level", given["log_level"], defaults.log_level, ("debug", "info", "warning", "error"))
     network = given["default_network"] or defaults.default_network
     if network and network.count("/") != 1:
         raise ConfigError(f"--default-network {network!r} is not NAMESPACE/NAME")
@@ -90,7 +98,10 @@ def build(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ
         default_network=network,
         cooldown_s=_seconds("--cooldown-s", given["cooldown_s"], defaults.cooldown_s),
         deadline_s=_seconds("--deadline-s", given["deadline_s"], defaults.deadline_s),
+        socket_lb=_one_of("--socket-lb", given["socket_lb"], defaults.socket_lb, ("on", "off")),
         log_level=level,
+        datapath=_one_of("--datapath", given["datapath"], defaults.datapath, ("auto", "ebpf", "netlink")),
+        service_cidr=_cidrs("--service-cidr", given["service_cidr"] or ""),
     )
 
 
@@ -102,6 +113,13 @@ def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> P
 def _choose(name: str, arguments: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
     value: str | None = getattr(arguments, name)
     return value if value is not None else environ.get(ENVIRONMENT_PREFIX + name.upper())
+
+
+def _one_of(flag: str, text: str | None, default: str, choices: Sequence[str]) -> str:
+    value = text or default
+    if value not in choices:
+        raise ConfigError(f"{flag} {value!r} is not one of {', '.join(choices)}")
+    return value
 
 
 def _path(text: str | None, default: Path) -> Path:
@@ -120,6 +138,18 @@ def _seconds(flag: str, text: str | None, default: float) -> float:
     return value
 
 
+def _cidrs(flag: str, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return tuple(dict.fromkeys(_cidr(part) for part in parts))
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text!r} is not a list of subnets such as 10.96.0.0/12,fd00:96::/108") from error
+
+
+def _cidr(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
 def argument_list(config: Config) -> Sequence[str]:
     """The flags that build this Config again (for tests and for restarting an agent as it was)."""
     return [
@@ -131,5 +161,8 @@ def argument_list(config: Config) -> Sequence[str]:
         f"--default-network={config.default_network}",
         f"--cooldown-s={config.cooldown_s}",
         f"--deadline-s={config.deadline_s}",
+        f"--socket-lb={config.socket_lb}",
         f"--log-level={config.log_level}",
+        f"--datapath={config.datapath}",
+        f"--service-cidr={','.join(config.service_cidr)}",
     ]

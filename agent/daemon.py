@@ -11,18 +11,30 @@ import contextlib
 import logging
 import os
 import platform
-import re
 import signal
 import time
 from collections.abc import Awaitable, Iterator
 from functools import partial
 from pathlib import Path
 
-from agent import answers, pod_add, pod_check, pod_del, restart, threads, uplink_up
+from agent import (
+    answers,
+    datapaths,
+    flow_answers,
+    pod_add,
+    pod_check,
+    pod_del,
+    restart,
+    service_answers,
+    socket_lb,
+    threads,
+    trace_answers,
+    uplink_up,
+)
 from agent.config import Config
 from agent.node import Node
+from agent.open_datapath import opened
 from agent.publish import Publisher
-from agent.service_sync import ServiceSync
 from agent.uplinks import UplinkCache
 from allocator.journal import Journal, JournalError
 from allocator.ledger import Ledger
@@ -30,16 +42,24 @@ from cluster.directory import DirectoryStore
 from cluster.resources import SpiderIPPool, SpiderMultusConfig
 from cluster.store import StoreError
 from cni.server import Server
-from datapath.kernel import Datapath
-from datapath.loader import BpfLoadError, load
-from datapath.maps import Maps
+from datapath.loader import BpfLoadError
 from datapath.rtsocket import NetlinkError
 
-OLDEST_KERNEL = (5, 10)
 SYNC_WAIT_S = 5.0
 """How long the socket waits for the first read of the store; DELs need no store, so not for ever."""
 COMPACT_CHECK_S = 5.0
 REAP_WAIT_S = 5.0
+
+CONTROLS = {
+    "status": answers.status,
+    "pools": answers.pools,
+}
+MAP_CONTROLS = {
+    "services": service_answers.services,
+    "conntrack": flow_answers.conntrack,
+    "drops": flow_answers.drops,
+    "trace": trace_answers.trace_answer,
+}
 
 log = logging.getLogger(__name__)
 
@@ -54,72 +74,84 @@ class TaskEnded(Exception):
 
 async def run(config: Config) -> int:
     """Run the agent until SIGTERM or SIGINT; the exit code. Raises StartError."""
-    check_host()
+    choice = choose_datapath(config)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        with _built(config) as node:
+        with _built(config, choice) as node:
             await _serve(node, stop)
     except* StoreError as group:
         raise StartError(str(group.exceptions[0])) from group
     return 0
 
 
-def check_host() -> None:
-    """Raise StartError when this is not root or the kernel is too old for the programs."""
+def choose_datapath(config: Config) -> datapaths.Choice:
+    """The kind of datapath; logged with what is missing. Raises StartError when this is not root, or refused."""
     if os.geteuid() != 0:
         raise StartError("must run as root: it makes links and loads BPF programs")
-    release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
-    if release < OLDEST_KERNEL:
-        raise StartError(f"Linux {platform.release()} is too old: the programs need 5.10 or newer")
+    try:
+        choice = datapaths.choose(config.datapath, platform.release())
+    except datapaths.DatapathRefused as error:
+        raise StartError(str(error)) from error
+    without = f"; without eBPF: {'; '.join(choice.missing)}" if choice.missing else ""
+    log.log(logging.WARNING if without else logging.INFO, "datapath %s (%s)%s", choice.name, choice.reason, without)
+    for problem in datapaths.problems(choice, config.service_cidr):
+        log.warning("datapath: %s", problem)
+    return choice
 
 
 @contextlib.contextmanager
-def _built(config: Config) -> Iterator[Node]:
+def _built(config: Config, choice: datapaths.Choice) -> Iterator[Node]:
     """The node with journal, programs and maps open. Raises StartError."""
-    begin = time.monotonic()
     with contextlib.ExitStack() as stack:
+        store = DirectoryStore(config.store)
         try:
             config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             journal, records = Journal.open(config.journal, boot_id)
             stack.callback(journal.close)
-            programs = stack.enter_context(load(config.bpf_root))
-            maps = stack.enter_context(Maps(config.bpf_root))
-        except (JournalError, BpfLoadError, OSError) as error:
+            ledger = Ledger(config.cooldown_s)
+            ledger.replay(records, time.monotonic())
+            datapaths.refuse_change(config.state_dir / "datapath", choice, len(ledger.attachments()))
+            datapath = stack.enter_context(opened(choice, config, store))
+        except (JournalError, BpfLoadError, datapaths.DatapathRefused, OSError) as error:
             raise StartError(str(error)) from error
         for problem in journal.problems:
             log.warning("journal: %s", problem)
-        kernel = Datapath(config.bpf_root, programs, maps)
-        stack.callback(kernel.close)
-        store = DirectoryStore(config.store)
-        ledger = Ledger(config.cooldown_s)
-        ledger.replay(records, time.monotonic())
-        took = f"{(time.monotonic() - begin) * 1e3:.0f} ms"
         yield Node(
             config=config,
             store=store,
             ledger=ledger,
             journal=journal,
-            kernel=kernel,
-            uplinks=UplinkCache(kernel),
+            kernel=datapath.kernel,
+            pinned=datapath.maps,
+            uplinks=UplinkCache(datapath.kernel),
             publisher=Publisher(store, ledger, config.node_name),
-            services=ServiceSync(store, maps),
-            programs=f"{programs.build}, {'compiled' if programs.compiled else 'adopted'}, ready in {took}",
+            services=datapath.services,
+            ageing=datapath.ageing,
+            programs=datapath.programs,
+            socket_lb=datapath.socket_lb,
+            datapath=choice,
         )
 
 
-async def _serve(node: Node, stop: asyncio.Event) -> None:
+def _server(node: Node) -> Server:
     verbs = {
         "ADD": partial(pod_add.pod_add, node),
         "DEL": partial(pod_del.pod_del, node),
         "CHECK": partial(pod_check.pod_check, node),
         "STATUS": partial(pod_check.node_status, node),
     }
-    controls = {"status": partial(answers.status, node), "pools": partial(answers.pools, node)}
-    server = Server(node.config.socket, verbs, controls, node.config.deadline_s)
+    asks_maps = MAP_CONTROLS if node.pinned is not None else dict.fromkeys(MAP_CONTROLS, answers.no_maps)
+    controls = {verb: partial(answer, node) for verb, answer in (CONTROLS | asks_maps).items()}
+    return Server(node.config.socket, verbs, controls, node.config.deadline_s)
+
+
+async def _serve(node: Node, stop: asyncio.Event) -> None:
+    server = _server(node)
     _follow_pools(node)
+    node.services.on_gone = partial(socket_lb.backends_gone, node)
     node.uplinks.prepared = partial(uplink_up.restore_pods, node)
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -128,6 +160,8 @@ async def _serve(node: Node, stop: asyncio.Event) -> None:
                 ("store", node.store.run()),
                 ("uplinks", node.uplinks.run()),
                 ("services", node.services.run()),
+                ("ageing", node.ageing.run()),
+                ("sockets", socket_lb.run(node)),
                 ("publisher", node.publisher.run()),
                 ("journal", _compact(node)),
             )

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from agent import pod_wants, threads
+from agent import pod_wants, threads, uplink_up
 from agent.cni_numbers import KNOWN, cni_error
 from agent.node import Node
 from agent.pod_del import abandon
@@ -36,6 +36,7 @@ async def pod_add(node: Node, request: Request) -> bytes:
         known = node.ledger.find(key)
         plan, wired = await (_add(node, key, request) if known is None else _repeat(node, known, request))
     except KNOWN as error:
+        await uplink_up.release_idle(node, request.config.master)
         raise cni_error(error) from error
     return result.render(_result(plan, wired, request), request.config.cni_version)
 

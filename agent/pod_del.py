@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from agent import pod_wants, threads
+from agent import pod_wants, threads, uplink_up
 from agent.cni_numbers import cni_error
 from agent.node import Node
 from allocator.attachments import AnyRecord, Attachment, AttachmentKey
@@ -100,6 +100,7 @@ async def _reap(node: Node, attachment: Attachment, netns_fd: int, unwired: bool
         _close(netns_fd)
     await _note(node, node.ledger.gone(attachment.key, time.monotonic()).records)
     node.publisher.touch(*(lease.pool for lease in attachment.leases))
+    await uplink_up.release_idle(node, attachment.uplink)
 
 
 async def abandon(node: Node, key: AttachmentKey) -> None:

@@ -14,12 +14,13 @@ from functools import partial
 from agent import pod_wants, threads
 from agent.node import Node
 from agent.pod_del import open_netns, pod_del, start_reaping
+from agent.socket_lb import restore_netns_pods
 from allocator.attachments import Attachment
 from cni import spool
 from cni.errors import CniError
 from cni.request import parse
 from datapath import wiring
-from datapath.abi import LOCAL_POD
+from datapath.abi import ADDRESS_POD
 from datapath.rtsocket import NetlinkError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ async def recover(node: Node) -> None:
         start_reaping(node, attachment, open_netns(attachment))
     live = [a for a in node.ledger.attachments() if a.key not in node.reaping]
     await threads.run(lambda: _restore_maps(node, live))
+    await threads.run(lambda: restore_netns_pods(node.kernel, live))
     if live or to_reap:
         log.info("journal replayed: %d attached, %d being undone", len(live), len(to_reap))
 
@@ -50,21 +52,23 @@ def _restore_maps(node: Node, live: list[Attachment]) -> None:
     """The pods' map entries are those of the live attachments: missing ones are written, foreign ones removed."""
     maps = node.kernel.maps
     wanted: dict[tuple[str, int], int] = {}
+    unsure: set[int] = set()
     for attachment in live:
         leftover = pod_wants.leftover_of(attachment, node.uplinks.last_known(attachment.uplink))
         if not leftover.uplink.ifindex:
+            unsure.add(attachment.ifindex)
             continue
         maps.put_pod(attachment.ifindex, wiring.pod_entry(leftover))
         for lease in attachment.leases:
             wanted[lease.ip, leftover.uplink.ifindex] = attachment.ifindex
-            maps.put_local(lease.ip, leftover.uplink.ifindex, LOCAL_POD, attachment.ifindex)
+            maps.put_local(lease.ip, leftover.uplink.ifindex, ADDRESS_POD, attachment.ifindex)
     known = {attachment.ifindex for attachment in live}
     for ifindex in list(maps.pods()):
         if ifindex not in known:
             maps.delete_pod(ifindex)
     for key, entry in list(maps.locals().items()):
-        stale = (key.address, key.uplink_ifindex) not in wanted and entry.slave_ifindex not in known
-        if entry.kind == LOCAL_POD and stale:
+        stale = wanted.get((key.address, key.uplink_ifindex)) != entry.slave_ifindex
+        if entry.kind == ADDRESS_POD and stale and entry.slave_ifindex not in unsure:
             maps.delete_local(key.address, key.uplink_ifindex)
 
 

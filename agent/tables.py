@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-GAP = "   "
+GAP = 3
+"""Spaces between columns, as kubectl has them."""
 
 
-def table(rows: Iterable[Sequence[object]]) -> str:
+def table(rows: Iterable[Sequence[object]], gap: int = GAP) -> str:
     """Rows of cells as left-aligned columns, the first row being the headings; no trailing spaces."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = (GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
+    lines = ((" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -37,13 +38,24 @@ def status(answer: dict[str, Any]) -> str:
         ("Version", answer["version"]),
         ("Kernel", answer["kernel"]),
         ("Store", answer["store"]),
+        ("Datapath", f"{answer['datapath']} ({answer['datapath_reason']})"),
         ("Programs", answer["programs"]),
+        ("Socket LB", answer["socket_lb"]),
         ("Uplinks", ", ".join(answer["uplinks"]) or "none used yet"),
         ("Attachments", ", ".join(f"{count} {state}" for state, count in attachments.items()) or "none"),
-        ("Services", f"{answer['frontends']} frontends, {answer['backends']} backends"),
+        ("Services", _services(answer)),
+        ("Conntrack", f"{answer['conntrack']['entries']} of {answer['conntrack']['capacity']} entries"),
         ("Journal", answer["journal"]),
     ]
     width = max(len(name) for name, _ in lines) + 1
     text = "\n".join(f"{name + ':':<{width}} {value}" for name, value in lines)
+    missing = [f"  {item}" for item in answer["missing"]]
+    without = ["Without eBPF:", *missing] if missing else []
     problems = [f"  {problem['source']}: {problem['message']}" for problem in answer["problems"]]
-    return "\n".join([text, f"Problems:    {len(problems) or 'none'}", *problems])
+    return "\n".join([text, *without, f"Problems:    {len(problems) or 'none'}", *problems])
+
+
+def _services(answer: dict[str, Any]) -> str:
+    if answer["missing"]:
+        return "by kube-proxy"
+    return f"{answer['frontends']} frontends, {answer['backends']} backends"

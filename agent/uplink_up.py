@@ -12,35 +12,34 @@ import logging
 from agent import pod_wants, threads
 from agent.node import Node
 from allocator.attachments import AttachmentKey, State
+from datapath import node_side
 from datapath.netlink import Uplink
 from datapath.rtsocket import NetlinkError, run
-from datapath.wireplan import PodWiring, node_steps, node_undo_steps
+from datapath.wireplan import PodWiring, node_undo_steps
 
 log = logging.getLogger(__name__)
 
 
 async def restore_pods(node: Node, uplink: Uplink) -> None:
-    """Write the node's neighbours and routes of the running pods of an uplink. What fails is logged."""
+    """Write what the node needs for the running pods of an uplink; without pods, take it away. What fails is logged."""
     plans: dict[AttachmentKey, PodWiring] = {}
     ended: list[PodWiring] = []
 
     def restore() -> None:
         with node.kernel.sockets.lease() as channel:
             for plan in plans.values():
-                run(channel, node_steps(plan))
+                node_side.restore(plan, node.kernel.plan.reach(plan), channel)
 
     def undo() -> None:
         with node.kernel.sockets.lease() as channel:
             for plan in ended:
-                run(channel, node_undo_steps(plan))
+                run(channel, node_undo_steps(plan, node.kernel.plan.reach(plan)))
 
     # No ADD is under way meanwhile: what is ready is wired, and no address is given to somebody else.
     async with node.gate.closed():
         for attachment in node.ledger.attachments(State.READY):
             if attachment.uplink == uplink.name:
                 plans[attachment.key] = pod_wants.leftover_of(attachment, uplink)
-        if not plans:
-            return
         try:
             await threads.run(restore)
             ended += [plan for key, plan in plans.items() if node.ledger.state(key) is not State.READY]
@@ -48,3 +47,27 @@ async def restore_pods(node: Node, uplink: Uplink) -> None:
                 await threads.run(undo)
         except (NetlinkError, OSError) as error:
             log.warning("pods on uplink %s: %s", uplink.name, error, extra={"reason": str(error)})
+    await release_idle(node, uplink.name)
+
+
+async def release_idle(node: Node, name: str) -> None:
+    """No pod uses the uplink any more: what the node had of its own on it goes, too. What fails is logged."""
+    uplink = node.uplinks.last_known(name)
+    if not node.kernel.plan.idle_slaves(uplink) or _in_use(node, name):
+        return
+
+    def job() -> None:
+        with node.kernel.sockets.lease() as channel:
+            node_side.remove_idle(node.kernel.plan, uplink, channel)
+
+    async with node.gate.closed():
+        if _in_use(node, name):  # an ADD was faster
+            return
+        try:
+            await threads.run(job)
+        except (NetlinkError, OSError) as error:
+            log.warning("uplink %s: %s", name, error, extra={"reason": str(error)})
+
+
+def _in_use(node: Node, name: str) -> bool:
+    return any(attachment.uplink == name for attachment in node.ledger.attachments())

@@ -4,24 +4,25 @@
  * ipvlan takes it.
  */
 #include "lib/abi.h"
+#include "lib/address.h"
+#include "lib/headers.h"
 #include "lib/kernel.h"
 #include "lib/maps.h"
 #include "lib/parse.h"
 #include "lib/verdict.h"
 
-/* The destination as a key of local_addresses; 0, or -1 when there is none. */
-static inlined int destination_key(struct cursor *cur, int proto, struct local_key *key)
+/* The destination; 0, or -1 when there is none. */
+static inlined int destination(struct cursor *cur, int proto, struct ip *addr)
 {
 	struct ipv4_header *ip4 = cur->at;
 	struct ipv6_header *ip6 = cur->at;
 
 	if (proto == bpf_htons(ETH_IPV4) && (void *)(ip4 + 1) <= cur->end) {
-		key->addr[10] = key->addr[11] = 0xff;
-		__builtin_memcpy(&key->addr[12], &ip4->daddr, sizeof(ip4->daddr));
+		*addr = ip_of4(ip4->daddr);
 		return 0;
 	}
 	if (proto == bpf_htons(ETH_IPV6) && (void *)(ip6 + 1) <= cur->end) {
-		__builtin_memcpy(key->addr, ip6->daddr, sizeof(key->addr));
+		*addr = ip6->daddr;
 		return 0;
 	}
 	return -1;
@@ -29,21 +30,21 @@ static inlined int destination_key(struct cursor *cur, int proto, struct local_k
 
 static inlined int leave_node(struct __sk_buff *skb)
 {
-	struct local_key key = {.uplink_ifindex = skb->ifindex};
-	struct local_address *local;
+	struct address *known;
 	struct eth_header *eth;
 	struct cursor cur;
+	struct ip addr;
 	int proto;
 
 	if (skb->vlan_present)
 		return VERDICT_PASS; /* a VLAN device on the uplink, not the uplink's own network */
-	pull_headers(skb);
+	pull_headers(skb, skb->protocol == bpf_htons(ETH_IPV6) ? ETH_SIZE + IP6_SIZE : ETH_SIZE + IP4_SIZE);
 	cur = cursor_of(skb);
 	proto = parse_eth(&cur, &eth);
-	if (proto < 0 || !same_mac(eth) || destination_key(&cur, proto, &key) < 0)
+	if (proto < 0 || !same_mac(eth->dmac, eth->smac) || destination(&cur, proto, &addr) < 0)
 		return VERDICT_PASS;
-	local = local_lookup(&key);
-	if (!local || local->kind != LOCAL_POD)
+	known = address_lookup(&addr);
+	if (!known || !(known->flags & ADDRESS_POD) || known->uplink_ifindex != skb->ifindex)
 		return VERDICT_PASS;
 	bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	return VERDICT_NODE_TO_POD;

@@ -4,31 +4,41 @@
  */
 #include "lib/abi.h"
 #include "lib/conntrack.h"
+#include "lib/fragments.h"
+#include "lib/icmp_error.h"
 #include "lib/kernel.h"
 #include "lib/maps.h"
 #include "lib/parse.h"
 #include "lib/rewrite.h"
 #include "lib/verdict.h"
+#include "lib/work.h"
+
+static inlined int answer_to_pod(struct __sk_buff *skb, struct work *w)
+{
+	struct conntrack *reverse = answered(w);
+	struct ports ports;
+
+	if (!reverse)
+		return VERDICT_PASS;
+	conntrack_answered(reverse, &w->pkt);
+	ports = (struct ports){reverse->port, reverse->client_port};
+	return rewrite(skb, &w->pkt, &reverse->addr, &w->pkt.daddr, ports) < 0 ? -DROP_REWRITE : VERDICT_ANSWER;
+}
 
 static inlined int enter_pod(struct __sk_buff *skb)
 {
-	struct conntrack4 *reverse;
-	struct packet4 pkt = {};
-	struct flow4 flow;
-	int ret;
+	struct work *w = work_of();
 
-	if (parse_packet4(skb, &pkt) < 0 || !pkt.l4_at)
+	if (!w || parse_packet(skb, &w->pkt) != 0)
 		return VERDICT_PASS;
-	flow = answer_flow(&pkt);
-	reverse = conntrack_lookup(&flow);
-	if (!reverse)
-		return VERDICT_PASS;
-	conntrack_touch(reverse, &pkt, CT_PEER_FIN);
-	ret = rewrite_source(skb, &pkt, reverse->addr, reverse->port);
-	if (ret < 0)
-		return ret;
-	ret = rewrite_destination(skb, &pkt, pkt.daddr, reverse->client_port);
-	return ret < 0 ? ret : VERDICT_ANSWER;
+	if (w->pkt.flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT)) {
+		fragment_ports(&w->pkt);
+		if (w->pkt.flags & PACKET_LATER_FRAGMENT && !(w->pkt.flags & PACKET_PORTS))
+			counter_add(EVENT_FRAGMENT_LOST);
+	}
+	if (w->pkt.flags & PACKET_PORTS)
+		return answer_to_pod(skb, w);
+	return is_icmp_error(&w->pkt) ? error_to_pod(skb, w) : VERDICT_PASS;
 }
 
 int to_pod(struct __sk_buff *skb)

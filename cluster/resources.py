@@ -24,6 +24,7 @@ from cluster.specs import (
     PoolSpec,
     PoolStatus,
     ServiceSpec,
+    ServiceStatus,
 )
 from cluster.wire_form import field_and_reason, without_nulls
 
@@ -104,6 +105,7 @@ class Pod(Resource, frozen=True):
 
 class Service(Resource, frozen=True):
     spec: ServiceSpec
+    status: ServiceStatus = ServiceStatus()
 
 
 class EndpointSlice(Resource, frozen=True):

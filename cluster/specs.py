@@ -100,11 +100,19 @@ class ServicePort(Fact, frozen=True):
     name: str = ""
     protocol: str = "TCP"
     target_port: int | str | None = None
-    node_port: int = 0
+    node_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+
+
+class ClientIPConfig(Fact, frozen=True):
+    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 10800
+
+
+class SessionAffinityConfig(Fact, frozen=True):
+    client_ip: ClientIPConfig = field(default=ClientIPConfig(), name="clientIP")
 
 
 class ServiceSpec(Fact, frozen=True):
-    """`cluster_ip` "" = not assigned yet, "None" = headless."""
+    """`cluster_ip` "" = not assigned yet, "None" = headless. `session_affinity` is "None" or "ClientIP"."""
 
     type: str = "ClusterIP"
     cluster_ip: str = field(default="", name="clusterIP")
@@ -112,11 +120,30 @@ class ServiceSpec(Fact, frozen=True):
     ports: tuple[ServicePort, ...] = ()
     selector: dict[str, str] = {}
     session_affinity: str = "None"
+    session_affinity_config: SessionAffinityConfig = SessionAffinityConfig()
     internal_traffic_policy: str = "Cluster"
+    ip_families: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = field(default=(), name="externalIPs")
+    load_balancer_source_ranges: tuple[str, ...] = ()
+
+
+class LoadBalancerIngress(Fact, frozen=True):
+    """`ip_mode` "" = "VIP"; with "Proxy" the real balancer must see the packets."""
+
+    ip: str = ""
+    ip_mode: str = ""
+
+
+class LoadBalancerStatus(Fact, frozen=True):
+    ingress: tuple[LoadBalancerIngress, ...] = ()
+
+
+class ServiceStatus(Fact, frozen=True):
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class EndpointConditions(Fact, frozen=True):
-    """None = the API's "unknown", which consumers read as ready."""
+    """None = the API's "unknown": read as ready, serving, not terminating."""
 
     ready: bool | None = None
     serving: bool | None = None
@@ -130,15 +157,27 @@ class TargetRef(Fact, frozen=True):
     uid: str = ""
 
 
+class Hint(Fact, frozen=True):
+    name: str = ""
+
+
+class EndpointHints(Fact, frozen=True):
+    """For callers on which nodes and in which zones the endpoint is meant."""
+
+    for_nodes: tuple[Hint, ...] = ()
+    for_zones: tuple[Hint, ...] = ()
+
+
 class Endpoint(Fact, frozen=True):
     addresses: tuple[str, ...]
     conditions: EndpointConditions = EndpointConditions()
     node_name: str = ""
+    hints: EndpointHints | None = None
     target_ref: TargetRef | None = None
 
 
 class EndpointPort(Fact, frozen=True):
-    """`port` None = all ports, which a ClusterIP cannot use."""
+    """`port` None = all ports, which a Service cannot use."""
 
     port: Port | None = None
     name: str = ""

@@ -14,8 +14,9 @@ from pathlib import Path
 
 ANY, NOEXIST = 0, 1
 
-_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO, _LOOKUP_BATCH = 6, 7, 10, 15, 24
+_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
+_LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH, _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 24, 26, 27, 28, 29, 34
 _BATCH = 1024
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -29,6 +30,9 @@ _BATCH_ATTR = struct.Struct("=QQQQIIQQ")
 _TEST = struct.Struct("=IIIIQQIIIIQQIII4x")
 _MAP_INFO = struct.Struct("=IIIIII")
 _PROG_INFO = struct.Struct("=II8sIIQQQIIQ")
+_LINK_INFO = struct.Struct("=IIIxxxxQI4x")
+_PROG_ATTR = struct.Struct("=IIQQIIQII16sII")
+_SOCK_ADDR, _LINK_CGROUP = 18, 3
 
 
 def _bpf(command: int, attr: "bytes | ctypes.Array[ctypes.c_char]") -> int:
@@ -90,15 +94,48 @@ def delete(fd: int, key: bytes) -> bool:
     return True
 
 
-def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
-    """Give the key after `key` (None: the first), or None at the end."""
-    after, found = _buffer(key or b"\0"), ctypes.create_string_buffer(key_size)
-    start = ctypes.addressof(after) if key is not None else 0
+def _write_batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> int:
+    """Write or delete `count` packed elements in one call; give how many were done, with OSError when not all."""
+    keys_buffer, values_buffer = _buffer(keys), _buffer(values or b"\0")
+    pointers = ctypes.addressof(keys_buffer), ctypes.addressof(values_buffer) if values else 0
+    attr = _buffer(_BATCH_ATTR.pack(0, 0, *pointers, count, fd, 0, 0))
     try:
-        _bpf(_NEXT_KEY, _ELEM.pack(fd, 0, start, ctypes.addressof(found), 0))
-    except FileNotFoundError:
-        return None
-    return found.raw
+        _bpf(command, attr)
+    except OSError as error:
+        done = _BATCH_ATTR.unpack(attr.raw)[4]
+        if done == count:  # before 6.8 an error before the first element leaves the count as it was
+            done = 0
+        raise BatchError(error.errno, os.strerror(error.errno or 0), done) from error
+    return count
+
+
+class BatchError(OSError):
+    """A batch stopped midway: `done` elements, the first ones, were taken."""
+
+    def __init__(self, code: int | None, text: str, done: int) -> None:
+        super().__init__(code, text)
+        self.done = done
+
+
+def update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Write `count` packed elements (kernel 5.6), in order. BatchError tells how many were written before it."""
+    if count:
+        _write_batch(_UPDATE_BATCH, fd, keys, values, count)
+
+
+def delete_batch(fd: int, keys: bytes, key_size: int) -> None:
+    """Delete packed keys (kernel 5.6); one that is not there is fine. BatchError tells how many are gone before it."""
+    done, total = 0, len(keys) // key_size
+    while done < total:
+        try:
+            _write_batch(_DELETE_BATCH, fd, keys[done * key_size :], b"", total - done)
+        except BatchError as error:
+            done += error.done
+            if error.errno != errno.ENOENT:
+                raise BatchError(error.errno, error.strerror or "", done) from error
+            done += 1  # the kernel stops at a missing one
+        else:
+            return
 
 
 def _read_batch(fd: int, token: bytes | None, sizes: tuple[int, int], count: int) -> tuple[bytes | None, bytes, bytes]:
@@ -177,6 +214,49 @@ def prog_map_ids(fd: int) -> frozenset[int]:
     _bpf(_OBJ_INFO, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
     count = _PROG_INFO.unpack(info.raw)[9]
     return frozenset(struct.unpack(f"={count}I", ids.raw[: 4 * count]))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """A cgroup program's link: ids of program and cgroup (0: the cgroup is gone), bpf_attach_type number."""
+
+    prog_id: int
+    cgroup_id: int
+    attach_type: int
+
+
+def link_create(prog_fd: int, cgroup_fd: int, attach_type: int) -> int:
+    """Attach a cgroup program beside those of others (kernel 5.7); give the link's descriptor.
+
+    It is attached for as long as a descriptor or a pin of the link is there.
+    """
+    return _bpf(_LINK_CREATE, struct.pack("=IIII", prog_fd, cgroup_fd, attach_type, 0))
+
+
+def link_update(link_fd: int, prog_fd: int) -> None:
+    """Put another program into a link: every call runs the old one or the new one. ENOLINK: its cgroup is gone."""
+    _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
+
+
+def link_detach(link_fd: int) -> None:
+    """End the attachment at once, whoever holds the link (kernel 5.9)."""
+    _bpf(_LINK_DETACH, struct.pack("=I", link_fd))
+
+
+def link_info(fd: int) -> LinkInfo | None:
+    """Give the facts of a cgroup link; None: it is a link of another kind."""
+    info = ctypes.create_string_buffer(_LINK_INFO.size)
+    _bpf(_OBJ_INFO, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+    kind, _, prog_id, cgroup_id, attach_type = _LINK_INFO.unpack(info.raw)
+    return LinkInfo(prog_id, cgroup_id, attach_type) if kind == _LINK_CGROUP else None
+
+
+def load_allowing(attach_type: int) -> int:
+    """Load a CGROUP_SOCK_ADDR program that only allows; EINVAL where the kernel has no such hook. Its descriptor."""
+    code = _buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0))  # r0 = 1; exit
+    licence = _buffer(b"GPL\0")
+    pointers = ctypes.addressof(code), ctypes.addressof(licence)
+    return _bpf(_PROG_LOAD, _PROG_ATTR.pack(_SOCK_ADDR, 2, *pointers, 0, 0, 0, 0, 0, b"", 0, attach_type))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
-"""The handles through which wiring reaches the kernel: programs, maps and sockets of the node's netns."""
+"""The handles through which wiring reaches the kernel: plan, programs, maps and sockets of the node's netns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from datapath.entries import LocalEntry, LocalKey, PodEntry
+from datapath.flows import SocketKey, SocketPeer
+from datapath.plans import EbpfPlan, Plan
 from datapath.rtsocket import SocketPool
+from datapath.table import Cookie, Number, Table
 
 
 class ProgramFds(Protocol):
@@ -22,6 +25,27 @@ class ProgramFds(Protocol):
 class PodMaps(Protocol):
     """What is asked of `datapath.maps.Maps`; every verb may raise OSError, a delete of what is absent does not."""
 
+    @property
+    def netns_pods(self) -> Table[Cookie, Number]:
+        """Slaves by netns cookie: the pods whose sockets are balanced."""
+        ...
+
+    def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
+        """Entries of `socket_frontends` with these backends."""
+        ...
+
+    def lost_backends(self) -> set[tuple[int, str]]:
+        """(id, protocol) of backends in `socket_frontends` that take no such sockets any more."""
+        ...
+
+    def forget_socket(self, key: SocketKey) -> object:
+        """Remove an entry of `socket_frontends`."""
+        ...
+
+    def forget_netns(self, ifindex: int) -> None:
+        """Remove the netns that has this slave."""
+        ...
+
     def put_pod(self, ifindex: int, entry: PodEntry) -> None:
         """Create or overwrite a pod's entry."""
         ...
@@ -31,11 +55,11 @@ class PodMaps(Protocol):
         ...
 
     def put_local(self, address: str, uplink_ifindex: int, kind: int, slave_ifindex: int) -> None:
-        """Create or overwrite an entry of `local_addresses`."""
+        """Create or overwrite an entry of `addresses`."""
         ...
 
     def delete_local(self, address: str, uplink_ifindex: int) -> object:
-        """Remove an entry of `local_addresses`."""
+        """Remove an entry of `addresses`."""
         ...
 
     def pods(self) -> Mapping[int, PodEntry]:
@@ -53,11 +77,15 @@ class PodMaps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Datapath:
-    """One node's datapath. Made in the node's netns; shared by all threads."""
+    """One node's datapath. Made in the node's netns; shared by all threads.
+
+    Without programs (see `plan`), programs and maps are those of `datapath.absent`.
+    """
 
     bpf_root: Path
     programs: ProgramFds
     maps: PodMaps
+    plan: Plan = field(default_factory=EbpfPlan)
     sockets: SocketPool = field(default_factory=SocketPool)
 
     def close(self) -> None:

@@ -4,8 +4,8 @@ Why a child: importing bcc brings LLVM (tens of MB that a daemon would keep), bc
 takes the kernel source path from the environment, and warns on import. The child pins and exits; the agent itself
 never imports bcc. Why one flat text: bcc rewrites map accesses of the main file only, not of included headers.
 
-Pins: `<bpf_root>/v1/maps/NAME` (made here from abi.MAPS, so an adopted table is checked, never assumed) and
-`<bpf_root>/v1/progs/<digest>/NAME`.
+Pins: `<bpf_root>/v2/maps/NAME` (made here from abi.MAPS, so an adopted table is checked, never assumed) and
+`<bpf_root>/v2/progs/<digest>/NAME`.
 """
 
 import hashlib
@@ -14,15 +14,15 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from datapath import bpfcall
-from datapath.abi import ABI_VERSION, CALL_FROM_POD, CALL_TO_POD, MAPS, U32, MapSpec
+from datapath import bpfcall, migration
+from datapath.abi import ABI_VERSION, CALL_BACK_TO_POD, CALL_FROM_POD, CALL_TO_POD, MAPS, MapSpec
 from datapath.maps import maps_folder
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -34,21 +34,36 @@ _COMPILE_TIMEOUT_S = 600.0  # a second on a node; minutes in an emulated guest u
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """One program: its C function, its file in bpf/, where it is attached, and the slot of `calls` that holds it."""
+    """One program: its C function, its file in bpf/, where it is attached, and the slot of `calls` that holds it.
+
+    `attach_type` is a cgroup program's bpf_attach_type number; None: the program is a tc one.
+    """
 
     name: str
     source: str
     hook: str
     call_slot: int | None = None
+    attach_type: int | None = None
 
 
 PROGRAMS: tuple[ProgramSpec, ...] = (
     ProgramSpec("hold_egress", "hold_pod.c", "clsact egress of the slave, in the pod's netns"),
     ProgramSpec("from_pod", "from_pod.c", "slot 0 of calls, from hold_egress", CALL_FROM_POD),
+    ProgramSpec("back_to_pod", "back_to_pod.c", "slot 2 of calls, from from_pod", CALL_BACK_TO_POD),
     ProgramSpec("node_to_pod", "node_to_pod.c", "clsact egress of the uplink, in the node's netns"),
     ProgramSpec("hold_ingress", "hold_pod.c", "clsact ingress of the slave, in the pod's netns"),
     ProgramSpec("to_pod", "to_pod.c", "slot 1 of calls, from hold_ingress", CALL_TO_POD),
+    ProgramSpec("connect4", "sock.c", "cgroup connect4", attach_type=10),
+    ProgramSpec("connect6", "sock.c", "cgroup connect6", attach_type=11),
+    ProgramSpec("sendmsg4", "sock.c", "cgroup sendmsg4", attach_type=14),
+    ProgramSpec("sendmsg6", "sock.c", "cgroup sendmsg6", attach_type=15),
+    ProgramSpec("recvmsg4", "sock.c", "cgroup recvmsg4", attach_type=19),
+    ProgramSpec("recvmsg6", "sock.c", "cgroup recvmsg6", attach_type=20),
+    ProgramSpec("getpeername4", "sock.c", "cgroup getpeername4", attach_type=29),
+    ProgramSpec("getpeername6", "sock.c", "cgroup getpeername6", attach_type=30),
 )
+TC_PROGRAMS = tuple(spec for spec in PROGRAMS if spec.attach_type is None)
+SOCKET_PROGRAMS = tuple(spec for spec in PROGRAMS if spec.attach_type is not None)
 
 
 class BpfLoadError(Exception):
@@ -152,13 +167,13 @@ def _open_map(path: Path, spec: MapSpec) -> int:
     return fd
 
 
-def _open_programs(folder: Path, map_ids: frozenset[int]) -> dict[str, int] | None:
+def _open_programs(folder: Path, specs: Sequence[ProgramSpec], map_ids: frozenset[int]) -> dict[str, int] | None:
     """Open a pinned build. None when it is not complete, or was made with other maps than those pinned now."""
     fds: dict[str, int] = {}
     with suppress(FileNotFoundError):
-        for spec in PROGRAMS:
+        for spec in specs:
             fds[spec.name] = bpfcall.obj_get(folder / spec.name)
-    if len(fds) == len(PROGRAMS) and all(bpfcall.prog_map_ids(fd) <= map_ids for fd in fds.values()):
+    if len(fds) == len(specs) and all(bpfcall.prog_map_ids(fd) <= map_ids for fd in fds.values()):
         return fds
     _close_all(fds)
     return None
@@ -170,14 +185,17 @@ def _remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def _compile_in_child(source: str, maps: Path, folder: Path) -> None:
+def _compile_in_child(source: str, specs: Sequence[ProgramSpec], maps: Path, folder: Path) -> None:
     """Compile and pin into `folder`, all or nothing: the child pins beside it, the folder gets its name last."""
     staging = folder.with_name(f"staging_{os.getpid()}")
+    if staging.exists():  # left by a start that was killed; in a container every agent has the same number
+        _remove(staging)
     staging.mkdir()
     environment = dict(os.environ)
     environment["BCC_KERNEL_SOURCE"] = str(SOURCES / "stubs")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HOUSE), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-W", "ignore", "-m", "datapath.loader", str(maps), str(staging)]
+    command += [spec.name for spec in specs]
     try:
         done = subprocess.run(
             command,
@@ -213,21 +231,23 @@ def _open_maps(folder: Path) -> dict[str, int]:
     return fds
 
 
-def _ready_programs(source: str, maps: Path, folder: Path, map_fds: dict[str, int]) -> tuple[dict[str, int], bool]:
+def _ready_programs(
+    specs: Sequence[ProgramSpec], source: str, maps: Path, folder: Path, map_fds: dict[str, int]
+) -> tuple[dict[str, int], bool]:
     """Adopt the build pinned in `folder`, else compile it. Give the descriptors, and whether it was compiled."""
     ids = frozenset(bpfcall.map_info(fd).map_id for fd in map_fds.values())
-    fds = _open_programs(folder, ids)
+    fds = _open_programs(folder, specs, ids)
     if fds is not None:
         return fds, False
-    _compile_in_child(source, maps, folder)
-    fds = _open_programs(folder, ids)
+    _compile_in_child(source, specs, maps, folder)
+    fds = _open_programs(folder, specs, ids)
     if fds is None:
         raise BpfLoadError(f"{folder}: the programs just pinned do not use the maps in {maps}")
     return fds, True
 
 
-def load(bpf_root: Path, sources: Path = SOURCES) -> Programs:
-    """Make maps and programs ready below `bpf_root`, put them into the slots of `calls`, drop older builds.
+def load(bpf_root: Path, sources: Path = SOURCES, specs: Sequence[ProgramSpec] = PROGRAMS) -> Programs:
+    """Make maps and these programs ready below `bpf_root`, put them into the slots of `calls`, drop older builds.
 
     A build that is pinned already is adopted in about a millisecond; else one compile (0.5 to 1 s).
     Raises BpffsMissing, BpfLoadError (with the compiler's or the verifier's log).
@@ -242,12 +262,13 @@ def load(bpf_root: Path, sources: Path = SOURCES) -> Programs:
     builds.mkdir(mode=0o700, exist_ok=True)
     source = flatten(sources)
     build = digest(source, sources)
+    migration.share_calls(bpf_root, maps)
     map_fds = _open_maps(maps)
     try:
-        fds, compiled = _ready_programs(source, maps, builds / build, map_fds)
-        for spec in PROGRAMS:
-            if spec.call_slot is not None:
-                bpfcall.update(map_fds["calls"], U32.pack(spec.call_slot), U32.pack(fds[spec.name]))
+        migration.take_over(bpf_root)
+        fds, compiled = _ready_programs(specs, source, maps, builds / build, map_fds)
+        slots = {spec.call_slot: fds[spec.name] for spec in specs if spec.call_slot is not None}
+        migration.fill_slots(maps, slots)
     finally:
         _close_all(map_fds)
     for folder in builds.iterdir():
@@ -256,16 +277,21 @@ def load(bpf_root: Path, sources: Path = SOURCES) -> Programs:
     return Programs(bpf_root, build, fds, compiled)
 
 
-def _compile_and_pin(source: str, maps: str, folder: Path) -> None:
+def _compile_and_pin(source: str, maps: str, folder: Path, names: Sequence[str]) -> None:
     """In the child: the only use of bcc in the house."""
     from bcc import BPF  # here, and not at the top: the agent imports this module and must not pay for LLVM
 
     includes = f"-I{SOURCES / 'stubs' / 'include'}"
     compiled = BPF(text=source, cflags=[*_CFLAGS, f'-DBPF_MAPS="{maps}"', includes])
     for spec in PROGRAMS:
-        function = compiled.load_func(spec.name, BPF.SCHED_CLS)
+        if spec.name not in names:
+            continue
+        if spec.attach_type is None:
+            function = compiled.load_func(spec.name, BPF.SCHED_CLS)
+        else:
+            function = compiled.load_func(spec.name, BPF.CGROUP_SOCK_ADDR, attach_type=spec.attach_type)
         bpfcall.obj_pin(function.fd, folder / spec.name)
 
 
 if __name__ == "__main__":
-    _compile_and_pin(sys.stdin.read(), sys.argv[1], Path(sys.argv[2]))
+    _compile_and_pin(sys.stdin.read(), sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

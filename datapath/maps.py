@@ -1,41 +1,51 @@
-"""The pinned maps as typed verbs: dataclasses of datapath/entries.py in and out, bpf(2) below (datapath/bpfcall.py).
+"""The pinned maps as typed verbs; most are tables (datapath/table.py), some have rules of their own.
 
-Every verb is one system call (a few microseconds), safe from any thread, and idempotent: put replaces, delete of
-nothing is fine. A pinned map is untrusted input: an entry that our encoder would not write so is dropped when met.
+`addresses` has three writers, each with its own flags: wiring (pods), uplinks (the node), service_sync (Services). What
+one knows of an address must survive what another writes: one lock, and read, change, write.
 """
 
+from __future__ import annotations
+
 import os
-import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from datapath import bpfcall
-from datapath.abi import ABI_VERSION, MAPS, POD_DIRECT_NAT, U32, U64, MapSpec, Verdict
-from datapath.entries import BackendEntry, Flow, LocalEntry, LocalKey, PodEntry, ServiceEntry, ServiceKey, Translation
+from datapath.abi import (
+    ABI_VERSION,
+    ADDRESS_NODE,
+    ADDRESS_POD,
+    BACKEND_DRAINING,
+    MAPS,
+    POD_DIRECT_NAT,
+    U32,
+    U64,
+    Verdict,
+)
+from datapath.columns import columns
+from datapath.entries import (
+    AddressEntry,
+    BackendEntry,
+    Ip,
+    LocalEntry,
+    LocalKey,
+    PodEntry,
+    ServiceEntry,
+    ServiceKey,
+    pack_ip,
+    protocol_name,
+)
+from datapath.flows import Affinity, AffinityKey, Flow, FlowCounters, SocketKey, SocketPeer, Translation
+from datapath.table import Cookie, Entry, Number, Table
 
-__all__ = [
-    "BackendEntry",
-    "Flow",
-    "LocalEntry",
-    "LocalKey",
-    "Maps",
-    "PodEntry",
-    "ServiceEntry",
-    "ServiceKey",
-    "Translation",
-    "maps_folder",
-]
+_PEER_BACKEND, _KEY_PROTO = columns("socket_peer", "backend_id"), columns("socket_key", "proto")
 
-
-class _Encodes(Protocol):
-    def encode(self) -> bytes: ...
-
-
-K = TypeVar("K", bound=_Encodes)
-V = TypeVar("V", bound=_Encodes)
+K = TypeVar("K", bound=Entry)
+V = TypeVar("V", bound=Entry)
 
 
 def maps_folder(bpf_root: Path) -> Path:
@@ -49,28 +59,11 @@ def _possible_cpus() -> int:
     return int(last) + 1
 
 
-class _Id:
-    """A u32 key (ifindex, backend id)."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def encode(self) -> bytes:
-        return U32.pack(self.number)
-
-    @classmethod
-    def decode(cls, raw: bytes) -> Self:
-        return cls(*U32.unpack(raw))
-
-
 class Maps:
     """The maps pinned below `bpf_root`. Raises FileNotFoundError when datapath.loader has not made them yet."""
 
     def __init__(self, bpf_root: Path) -> None:
         folder = maps_folder(bpf_root)
-        self._specs: dict[str, MapSpec] = {spec.name: spec for spec in MAPS}
         self._fds: dict[str, int] = {}
         try:
             for spec in MAPS:
@@ -79,6 +72,21 @@ class Maps:
             self.close()
             raise
         self._cpus = _possible_cpus()
+        self._addresses_lock = threading.Lock()
+        self._pods = self._table("pods", Number, PodEntry)
+        self._addresses = self._table("addresses", Ip, AddressEntry)
+        self.services = self._table("services", ServiceKey, ServiceEntry)
+        self.backends = self._table("backends", Number, BackendEntry)
+        self.conntrack = self._table("conntrack", Flow, Translation)
+        self.affinity = self._table("affinity", AffinityKey, Affinity)
+        self.flow_counters = self._table("flow_counters", Number, FlowCounters)
+        self.netns_pods = self._table("netns_pods", Cookie, Number)
+        self.socket_backends = self._table("socket_backends", SocketKey, SocketPeer)
+        self.socket_frontends = self._table("socket_frontends", SocketKey, SocketPeer)
+
+    def _table(self, name: str, key: type[K], value: type[V]) -> Table[K, V]:
+        spec = next(spec for spec in MAPS if spec.name == name)
+        return Table(self._fds[name], spec, key, value)
 
     def close(self) -> None:
         """Close the descriptors; the maps stay pinned."""
@@ -96,90 +104,125 @@ class Maps:
         """Give the descriptor of a map by its name in abi.MAPS; it stays owned by this object."""
         return self._fds[name]
 
-    def _dump(self, name: str, key: Callable[[bytes], K], value: Callable[[bytes], V]) -> Iterator[tuple[K, V]]:
-        """Walk a map; what our encoder would not have written so (foreign padding, say) is deleted and left out."""
-        spec, fd = self._specs[name], self._fds[name]
-        for raw_key, raw_value in bpfcall.items(fd, spec.key_size, spec.value_size):
-            found, entry = key(raw_key), value(raw_value)
-            if found.encode() == raw_key and entry.encode() == raw_value:
-                yield found, entry
-            else:
-                bpfcall.delete(fd, raw_key)
-
     def put_pod(self, ifindex: int, entry: PodEntry) -> None:
         """Make the slave `ifindex` a known pod: from here on from_pod acts on its packets."""
-        fd, key = self._fds["pods"], U32.pack(ifindex)
-        before = bpfcall.lookup(fd, key, self._specs["pods"].value_size)
+        before = self._pods.get(Number(ifindex))
         if before is not None:  # written again by a restarted agent: what from_pod noted about the pod's flows stays
-            entry = replace(entry, flags=entry.flags | PodEntry.decode(before).flags & POD_DIRECT_NAT)
-        bpfcall.update(fd, key, entry.encode())
+            entry = replace(entry, flags=entry.flags | before.flags & POD_DIRECT_NAT)
+        self._pods.put(Number(ifindex), entry)
 
     def delete_pod(self, ifindex: int) -> None:
         """Forget the slave: its packets pass untouched."""
-        bpfcall.delete(self._fds["pods"], U32.pack(ifindex))
+        self._pods.delete(Number(ifindex))
 
     def pods(self) -> dict[int, PodEntry]:
         """Give all pods by slave ifindex."""
-        return {key.number: entry for key, entry in self._dump("pods", _Id.decode, PodEntry.decode)}
+        return {key.number: entry for key, entry in self._pods.items()}
 
     def put_local(self, address: str, uplink_ifindex: int, kind: int, slave_ifindex: int = 0) -> None:
-        """Say that `address` is on this node: LOCAL_POD behind an uplink, or LOCAL_NODE (uplink_ifindex 0)."""
-        key = LocalKey(address, uplink_ifindex).encode()
-        bpfcall.update(self._fds["local_addresses"], key, LocalEntry(kind, slave_ifindex).encode())
+        """Say that `address` is on this node: ADDRESS_POD behind an uplink, or ADDRESS_NODE (uplink_ifindex 0)."""
+
+        def change(entry: AddressEntry) -> AddressEntry:
+            if kind == ADDRESS_NODE:
+                return replace(entry, flags=entry.flags | kind)
+            return AddressEntry(entry.flags | kind, uplink_ifindex, slave_ifindex)
+
+        self._change(address, change)
 
     def delete_local(self, address: str, uplink_ifindex: int) -> None:
-        """Forget a local address."""
-        bpfcall.delete(self._fds["local_addresses"], LocalKey(address, uplink_ifindex).encode())
+        """Forget a local address: the node's (uplink_ifindex 0), or a pod's if it is behind that uplink.
+
+        A pod's behind no uplink, as only a stranger writes it, goes with the node's.
+        """
+
+        def change(entry: AddressEntry) -> AddressEntry:
+            if not uplink_ifindex:
+                gone = ADDRESS_NODE if entry.uplink_ifindex else ADDRESS_NODE | ADDRESS_POD
+                return replace(entry, flags=entry.flags & ~gone)
+            return AddressEntry(entry.flags & ~ADDRESS_POD) if entry.uplink_ifindex == uplink_ifindex else entry
+
+        self._change(address, change)
 
     def locals(self) -> dict[LocalKey, LocalEntry]:
         """Give all local addresses."""
-        return dict(self._dump("local_addresses", LocalKey.decode, LocalEntry.decode))
+        found: dict[LocalKey, LocalEntry] = {}
+        for key, entry in self._addresses.items():
+            if entry.flags & ADDRESS_POD:
+                found[LocalKey(key.address, entry.uplink_ifindex)] = LocalEntry(ADDRESS_POD, entry.slave_ifindex)
+            if entry.flags & ADDRESS_NODE:
+                found[LocalKey(key.address, 0)] = LocalEntry(ADDRESS_NODE, 0)
+        return found
 
-    def put_service(self, key: ServiceKey, entry: ServiceEntry) -> None:
-        """Write one slot of a service."""
-        bpfcall.update(self._fds["services4"], key.encode(), entry.encode())
+    def mark_address(self, address: str, mask: int, flags: int) -> None:
+        """Make the ADDRESS_* bits in `mask` be those in `flags`; an address with no bit left is forgotten."""
+        self._change(address, lambda entry: replace(entry, flags=entry.flags & ~mask | flags & mask))
 
-    def delete_service(self, key: ServiceKey) -> None:
-        """Delete one slot of a service."""
-        bpfcall.delete(self._fds["services4"], key.encode())
+    def address(self, address: str) -> AddressEntry | None:
+        """Give what is known of one address."""
+        return self._addresses.get(Ip(address))
 
-    def services(self) -> dict[ServiceKey, ServiceEntry]:
-        """Give all slots of all services."""
-        return dict(self._dump("services4", ServiceKey.decode, ServiceEntry.decode))
+    def addresses(self) -> dict[str, AddressEntry]:
+        """Give all that is known of addresses."""
+        return {key.address: entry for key, entry in self._addresses.items()}
 
-    def put_backend(self, backend_id: int, entry: BackendEntry) -> None:
-        """Write one backend (ids from 1)."""
-        bpfcall.update(self._fds["backends4"], U32.pack(backend_id), entry.encode())
+    def _change(self, address: str, change: Callable[[AddressEntry], AddressEntry]) -> None:
+        key = Ip(address)
+        with self._addresses_lock:
+            before = self._addresses.get(key)
+            after = change(before or AddressEntry(0))
+            if not after.flags:
+                self._addresses.delete(key)
+            elif after != before:
+                self._addresses.put(key, after)
 
-    def delete_backend(self, backend_id: int) -> None:
-        """Delete one backend."""
-        bpfcall.delete(self._fds["backends4"], U32.pack(backend_id))
+    def forget_netns(self, ifindex: int) -> None:
+        """Forget the netns that has this slave: its sockets are nobody's."""
+        for cookie, slave in list(self.netns_pods.items()):
+            if slave.number == ifindex:
+                self.netns_pods.delete(cookie)
 
-    def backends(self) -> dict[int, BackendEntry]:
-        """Give all backends by id."""
-        return {key.number: entry for key, entry in self._dump("backends4", _Id.decode, BackendEntry.decode)}
+    def sockets_of(self, backend_ids: set[int]) -> Iterator[tuple[SocketKey, SocketPeer]]:
+        """Walk the destinations that sockets have, or had, at these backends."""
+        key_size, value_size = self.socket_frontends.sizes
+        for keys, values in self.socket_frontends.batches():
+            for place, (number,) in enumerate(_PEER_BACKEND.iter_unpack(values)):
+                if number in backend_ids:
+                    key = keys[place * key_size : (place + 1) * key_size]
+                    value = values[place * value_size : (place + 1) * value_size]
+                    yield SocketKey.decode(key), SocketPeer.decode(value)
 
-    def conntrack(self) -> dict[Flow, Translation]:
-        """Give all conntrack entries, forward and reverse."""
-        return dict(self._dump("conntrack4", Flow.decode, Translation.decode))
+    def lost_backends(self) -> set[tuple[int, str]]:
+        """(id, protocol) of backends that sockets have, or had, and that take no such sockets any more."""
+        named: set[tuple[int, str]] = set()
+        for keys, values in self.socket_frontends.batches():
+            pairs = zip(_PEER_BACKEND.iter_unpack(values), _KEY_PROTO.iter_unpack(keys), strict=True)
+            named.update((number, protocol_name(proto)) for (number,), (proto,) in pairs)
+        alive = {number: self.backends.get(Number(number)) for number, _ in named}
 
-    def put_conntrack(self, flow: Flow, translation: Translation) -> None:
-        """Write one conntrack entry (tests; the programs write their own)."""
-        bpfcall.update(self._fds["conntrack4"], flow.encode(), translation.encode())
+        def lost(number: int, protocol: str) -> bool:
+            entry = alive[number]
+            return entry is None or (protocol == "UDP" and bool(entry.flags & BACKEND_DRAINING))
+
+        return {one for one in named if lost(*one)}
+
+    def forget_socket(self, key: SocketKey) -> None:
+        """Forget what a socket called its peer."""
+        self.socket_frontends.delete(key)
 
     def forget(self, addresses: set[str]) -> int:
         """Delete every conntrack entry with one of `addresses` as source, destination or backend; give the count."""
-        wanted = {socket.inet_aton(address) for address in addresses if ":" not in address}
-        spec, fd = self._specs["conntrack4"], self._fds["conntrack4"]
-        gone = 0
-        for keys, values in bpfcall.batches(fd, spec.key_size, spec.value_size):
+        wanted = {pack_ip(address) for address in addresses}
+        gone: list[bytes] = []
+        key_size, value_size = self.conntrack.sizes
+        for keys, values in self.conntrack.batches():
             # On raw bytes, a thousand entries at a glance: a full table would take seconds otherwise.
             if not any(address in keys or address in values for address in wanted):
                 continue
-            for key, value in zip(bpfcall.cut(keys, spec.key_size), bpfcall.cut(values, spec.value_size), strict=True):
-                if not wanted.isdisjoint((key[:4], key[4:8], value[:4])):  # saddr, daddr; addr
-                    gone += bpfcall.delete(fd, key)
-        return gone
+            for key, value in zip(bpfcall.cut(keys, key_size), bpfcall.cut(values, value_size), strict=True):
+                if not wanted.isdisjoint((key[:16], key[16:32], value[:16])):  # saddr, daddr; addr
+                    gone.append(key)
+        bpfcall.delete_batch(self.conntrack.fd, b"".join(gone), key_size)
+        return len(gone)
 
     def counters(self) -> dict[Verdict, int]:
         """Give packets by verdict since the maps were made, summed over CPUs."""
@@ -192,6 +235,10 @@ class Maps:
     def set_call(self, slot: int, program_fd: int) -> None:
         """Put a program into a slot of `calls`: every holder in every pod runs it from the next packet on."""
         bpfcall.update(self._fds["calls"], U32.pack(slot), U32.pack(program_fd))
+
+    def empty_calls(self, slots: Iterable[int]) -> list[int]:
+        """Give those of the slots of `calls` that hold no program."""
+        return [slot for slot in slots if bpfcall.lookup(self._fds["calls"], U32.pack(slot), U32.size) is None]
 
     def clear_call(self, slot: int) -> None:
         """Empty a slot of `calls`: the holders let packets pass."""

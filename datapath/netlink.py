@@ -30,6 +30,7 @@ __all__ = [
     "Step",
     "Uplink",
     "UplinkUnusable",
+    "Way",
     "addresses",
     "filters",
     "link",
@@ -40,12 +41,17 @@ __all__ = [
     "run",
     "slaves",
     "uplink",
+    "way_to",
 ]
 
 # kube-proxy's IPVS mode puts every ClusterIP on this link: thousands, and none of them the node's own.
 _NOT_THE_NODES = frozenset({"kube-ipvs0"})
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _NUD_PERMANENT = 0x80
+_NUD_VALID = 0xDE
+"""As the kernel's: permanent, noarp, reachable, probe, stale, delay."""
+_ROUTE_KINDS = {1: "unicast", 2: "local"}
+_REFUSALS = {errno.EINVAL: "blackhole", errno.EHOSTUNREACH: "unreachable", errno.EACCES: "prohibit"}
 _SCOPE_UNIVERSE, _TABLE_MAIN = 0, 254
 
 
@@ -83,6 +89,20 @@ class Filter:
     handle: int
     kind: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a netns would send a packet.
+
+    `kind` is "unicast", "local", "blackhole", "unreachable", "prohibit" or "none" (no route);
+    `gateway` is "" on-link; `mac` is the next hop's, "" while no neighbour entry says it.
+    """
+
+    kind: str
+    ifindex: int = 0
+    gateway: str = ""
+    mac: str = ""
 
 
 def uplink(name: str) -> Uplink:
@@ -156,6 +176,26 @@ def neighbours(ifindex: int) -> dict[str, str]:
                 if item["state"] & _NUD_PERMANENT:
                     found[item.get("NDA_DST")] = item.get("NDA_LLADDR")
     return found
+
+
+def way_to(address: str, source: str) -> Way:
+    """The route and the next hop's MAC for a packet from `source`; nothing is sent to find out. Raises NetlinkError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with _reading() as route:
+        try:
+            message = next(iter(route.route("get", family=family, dst=address, src=source)))
+        except _KernelError as error:
+            if error.code == errno.ENETUNREACH:
+                return Way("none")
+            if error.code not in _REFUSALS:
+                raise NetlinkError(f"route to {address}", error.code) from error
+            return Way(_REFUSALS[error.code])
+        ifindex, gateway = message.get("RTA_OIF") or 0, message.get("RTA_GATEWAY") or ""
+        mac = ""
+        for item in route.get_neighbours(family=family, ifindex=ifindex):
+            if item.get("NDA_DST") == (gateway or address) and item["state"] & _NUD_VALID:
+                mac = item.get("NDA_LLADDR") or ""
+        return Way(_ROUTE_KINDS.get(message["type"], "none"), ifindex, gateway, mac)
 
 
 def qdiscs(ifindex: int) -> frozenset[str]:

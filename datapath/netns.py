@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+import struct
 import threading
 
 from datapath.rtsocket import NetnsGone
 
 CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -29,3 +32,14 @@ def enter(netns_fd: int) -> None:
     if _libc.setns(netns_fd, CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise NetnsGone("enter netns", number, f"descriptor {netns_fd}: {os.strerror(number)}")
+
+
+def cookie() -> int | None:
+    """The number of the calling thread's netns, never given twice until the next boot; None before Linux 5.14."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return None
+    number: int = struct.unpack("=Q", raw)[0]
+    return number

@@ -35,10 +35,10 @@ RTM_NEWTFILTER = 44
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 5, 18, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFF_UP = 1
+IFF_UP, IFF_NOARP = 0x1, 0x80
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 IFA_F_NODAD = 0x02
-RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 RTNH_F_ONLINK = 4
@@ -96,8 +96,10 @@ class Ack:
     text: str
 
 
-def new_link(spec: LinkSpec, netns_fd: int) -> bytes:
+def new_link(spec: LinkSpec, netns_fd: int | None) -> bytes:
     """Create a slave directly in the netns of `netns_fd`, under its final name and number (no move, no rename).
+
+    None: in the netns of the socket.
 
     With a chosen ifindex the kernel looks for an existing link by that number only, so a node's own "eth0" does not
     get in the way of a pod's "eth0" (without it, NLM_F_EXCL would answer EEXIST).
@@ -109,9 +111,10 @@ def new_link(spec: LinkSpec, netns_fd: int) -> bytes:
         _IFINFO.pack(0, 0, spec.ifindex, 0, 0),
         _attribute(IFLA_IFNAME, spec.name.encode() + b"\0"),
         _attribute(IFLA_LINK, _U32.pack(spec.uplink_ifindex)),
-        _attribute(IFLA_NET_NS_FD, _U32.pack(netns_fd)),
         _attribute(IFLA_LINKINFO, info),
     ]
+    if netns_fd is not None:
+        body.append(_attribute(IFLA_NET_NS_FD, _U32.pack(netns_fd)))
     if spec.mtu:
         body.append(_attribute(IFLA_MTU, _U32.pack(spec.mtu)))
     if spec.mac:
@@ -119,9 +122,10 @@ def new_link(spec: LinkSpec, netns_fd: int) -> bytes:
     return _message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def link_up(ifindex: int) -> bytes:
-    """Set the link up."""
-    return _message(RTM_NEWLINK, 0, [_IFINFO.pack(0, 0, ifindex, IFF_UP, IFF_UP)])
+def link_up(ifindex: int, *, noarp: bool = False) -> bytes:
+    """Set the link up; `noarp`: it neither asks nor answers ARP and ND."""
+    flags = IFF_UP | (IFF_NOARP if noarp else 0)
+    return _message(RTM_NEWLINK, 0, [_IFINFO.pack(0, 0, ifindex, flags, flags)])
 
 
 def get_link(ifindex: int) -> bytes:
@@ -158,15 +162,20 @@ def delete_address(ifindex: int, address: str, prefix: int) -> bytes:
     return _message(RTM_DELADDR, 0, [head, _attribute(IFA_LOCAL, raw)])
 
 
-def new_route(ifindex: int, destination: str, gateway: str, *, onlink: bool = False, replace: bool = False) -> bytes:
+def new_route(
+    ifindex: int, destination: str, gateway: str, *, onlink: bool = False, replace: bool = False, source: str = ""
+) -> bytes:
     """Add a route to `destination` "a/b" by the link; `gateway` "" = the destination is on the link itself.
 
-    `onlink`: the gateway is outside every subnet of the link. `replace`: take the place of an equal route.
+    `onlink`: the gateway is outside every subnet of the link. `replace`: take the place of an equal route. `source`:
+    the address that the host uses towards it; "" = the kernel chooses.
     """
     head = _route_head(destination, RT_SCOPE_UNIVERSE if gateway else RT_SCOPE_LINK, RTNH_F_ONLINK if onlink else 0)
     body = [*head, _attribute(RTA_OIF, _U32.pack(ifindex))]
     if gateway:
         body.append(_attribute(RTA_GATEWAY, packed(gateway)))
+    if source:
+        body.append(_attribute(RTA_PREFSRC, packed(source)))
     return _message(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), body)
 
 

@@ -39,6 +39,9 @@ def network(cidr: str) -> str:
     return f"{inet_ntop(AF_INET6 if len(raw) == 16 else AF_INET, bare)}/{length}"
 
 
-def netmask4(length: int) -> str:
-    """24 -> "255.255.255.0"."""
-    return inet_ntop(AF_INET, (0xFFFFFFFF << 32 - length & 0xFFFFFFFF).to_bytes(4, "big"))
+def netmask(cidr: str) -> str:
+    """ "10.0.0.1/24" -> "255.255.255.0", "fd00::1/64" -> "ffff:ffff:ffff:ffff::"."""
+    base, length = split(cidr)
+    size = len(packed(base))
+    mask = (1 << size * 8) - (1 << size * 8 - length)
+    return inet_ntop(AF_INET6 if size == 16 else AF_INET, mask.to_bytes(size, "big"))

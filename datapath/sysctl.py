@@ -1,4 +1,4 @@
-"""The two kernel switches under /proc/sys/net that wiring may have to turn.
+"""The kernel switches under /proc/sys/net that wiring may have to turn, or looks at.
 
 /proc/sys/net shows the network namespace of the thread that opens a file in it.
 """
@@ -12,6 +12,7 @@ from datapath.rtsocket import NetlinkError, UplinkUnusable
 
 _CONF = Path("/proc/sys/net")
 STRICT, LOOSE = 1, 2
+_NO_ADDRESS_OF_ITS_OWN = "1"  # IN6_ADDR_GEN_MODE_NONE
 
 
 def loosen_rp_filter(uplink: str) -> bool:
@@ -47,3 +48,36 @@ def enable_ipv6(ifname: str) -> bool:
         text = "an IPv6 address is asked for and this kernel has no IPv6 (ipv6.disable=1, or no module)"
         raise NetlinkError("enable IPv6", errno.EAFNOSUPPORT, text) from error
     return True
+
+
+def keep_ipv6_quiet(link: str) -> None:
+    """Keep a link of the thread's netns without IPv6 addresses that nobody gave it: neither link-local nor by a router.
+
+    Nothing to do where the kernel has no IPv6. Raises OSError.
+    """
+    folder = _CONF / "ipv6/conf" / link
+    if folder.exists():
+        (folder / "addr_gen_mode").write_text(f"{_NO_ADDRESS_OF_ITS_OWN}\n")
+        (folder / "accept_ra").write_text("0\n")
+
+
+def refuse_redirects(ifname: str) -> None:
+    """Have the thread's netns (a pod's) ignore ICMP redirects that come in by a link.
+
+    A node that passes a pod's packet on by the link where it came from, since kube-proxy does not know the Service yet,
+    says "go there directly": for minutes, the pod's next packets would go past kube-proxy. Raises OSError.
+    """
+    for conf in ("all", ifname):  # either of them is enough to accept one
+        (_CONF / "ipv4/conf" / conf / "accept_redirects").write_text("0\n")
+    six = _CONF / "ipv6/conf" / ifname / "accept_redirects"
+    if six.exists():
+        six.write_text("0\n")
+
+
+def forwards(family: int) -> bool:
+    """Whether the thread's netns passes packets of a family (4 or 6) on."""
+    switch = _CONF / {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[family]
+    try:
+        return switch.read_text().strip() != "0"
+    except FileNotFoundError:
+        return False

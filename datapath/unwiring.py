@@ -24,10 +24,11 @@ def unwire(wiring: PodWiring, netns_fd: int | None, kernel: Datapath) -> None:
     """
     with kernel.sockets.lease() as node, ExitStack() as parts:  # a stack runs its callbacks last in, first out
         parts.callback(_inside, netns_fd, pod_quiet_steps(wiring))
-        parts.callback(run, node, node_undo_steps(wiring))
+        parts.callback(run, node, node_undo_steps(wiring, kernel.plan.reach(wiring)))
         for address, uplink_ifindex in _locals_of(wiring, kernel):
             parts.callback(kernel.maps.delete_local, address, uplink_ifindex)
         parts.callback(kernel.maps.delete_pod, wiring.ifindex)
+        parts.callback(kernel.maps.forget_netns, wiring.ifindex)
 
 
 def reap(wiring: PodWiring, netns_fd: int | None, kernel: Datapath) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from datapath import netlink, rtnl
-from datapath.abi import LOCAL_NODE
+from datapath.abi import ADDRESS_NODE
 from datapath.kernel import Datapath
 from datapath.netlink import Uplink
 from datapath.rtsocket import NetlinkError, Step, UplinkUnusable, run
@@ -16,25 +16,28 @@ PREFERENCE, HANDLE = 42, 0xD1
 
 
 def prepare_uplink(name: str, kernel: Datapath) -> Uplink:
-    """Attach `node_to_pod` to the uplink's clsact egress and write the node's addresses into `local_addresses`.
+    """Attach `node_to_pod` to the uplink's clsact egress and write the node's addresses into `addresses`.
+
+    Where the datapath has no programs, the uplink is only looked at.
 
     Idempotent; an older program of ours is swapped atomically, foreign qdiscs and filters stay as they are. Not on the
     loop's thread (it reads through pyroute2). Raises UplinkUnusable, NetlinkError, OSError.
     """
     uplink = netlink.uplink(name)
-    _add_clsact(uplink, kernel)
-    _attach(uplink, kernel)
+    if kernel.plan.programs:
+        _add_clsact(uplink, kernel)
+        _attach(uplink, kernel)
     write_node_addresses(kernel)
     return uplink
 
 
 def write_node_addresses(kernel: Datapath) -> tuple[str, ...]:
-    """Make the LOCAL_NODE entries equal to the addresses that the node has now; gives those."""
+    """Make the ADDRESS_NODE entries equal to the addresses that the node has now; gives those."""
     wanted = netlink.node_addresses()
     for address in wanted:
-        kernel.maps.put_local(address, 0, LOCAL_NODE, 0)
+        kernel.maps.put_local(address, 0, ADDRESS_NODE, 0)
     for key, entry in list(kernel.maps.locals().items()):
-        if entry.kind == LOCAL_NODE and (key.uplink_ifindex or key.address not in wanted):
+        if entry.kind == ADDRESS_NODE and (key.uplink_ifindex or key.address not in wanted):
             kernel.maps.delete_local(key.address, key.uplink_ifindex)
     return wanted
 

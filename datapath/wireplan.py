@@ -71,6 +71,28 @@ class HolderFds:
     ingress: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a pod and its node find each other, as the kind of datapath wants it (`datapath.plans`).
+
+    The node sends to the pod by its link number `node_ifindex`, called `node_link`: over `node_routes` "a/b" (with the
+    node's own address for each, "" = the kernel chooses) and the permanent neighbours `node_neighbours`. The pod has
+    `pod_routes` besides those it was given, and the permanent neighbours `pod_neighbours`, all with the MAC `node_mac`.
+    `node_slave`: the link is a slave of the node's own. `loose_rp_filter`: the node hears the pod on another link than
+    it answers by.
+    """
+
+    node_ifindex: int
+    node_link: str
+    node_mac: bytes
+    node_routes: tuple[tuple[str, str], ...]
+    node_neighbours: tuple[str, ...]
+    pod_routes: tuple[tuple[str, str], ...]
+    pod_neighbours: tuple[str, ...]
+    loose_rp_filter: bool
+    node_slave: rtnl.LinkSpec | None = None
+
+
 def mac_of(wiring: PodWiring) -> bytes:
     """The slave's MAC: the uplink's for ipvlan; for macvlan 46 bits of a digest of the attachment's key.
 
@@ -100,33 +122,38 @@ def link_spec(wiring: PodWiring) -> rtnl.LinkSpec:
     )
 
 
-def pod_steps(wiring: PodWiring, holders: HolderFds) -> list[Step]:
+def pod_steps(wiring: PodWiring, reach: Reach, holders: HolderFds | None) -> list[Step]:
     """The batch inside the pod's netns, after the slave was created.
 
-    The programs come before `up`, so that no frame passes without them; routes and neighbours need the link up.
+    The programs (if there are any) come before `up`, so that no frame passes without them; routes and neighbours need
+    the link up.
     """
     index = wiring.ifindex
-    egress = rtnl.FilterSpec(index, rtnl.CLSACT_EGRESS, FILTER_PREFERENCE, FILTER_HANDLE, HOLD_EGRESS, holders.egress)
-    ingress = rtnl.FilterSpec(
-        index, rtnl.CLSACT_INGRESS, FILTER_PREFERENCE, FILTER_HANDLE, HOLD_INGRESS, holders.ingress
-    )
-    steps = [
-        Step("set loopback up", rtnl.link_up(_LOOPBACK_IFINDEX)),
-        Step("add clsact", rtnl.new_clsact(index)),
-        Step("attach egress program", rtnl.new_bpf_filter(egress)),
-        Step("attach ingress program", rtnl.new_bpf_filter(ingress)),
-    ]
+    steps = [Step("set loopback up", rtnl.link_up(_LOOPBACK_IFINDEX))]
+    if holders is not None:
+        steps += _holder_steps(index, holders)
     for item in wiring.addresses:
         message = rtnl.new_address(index, *subnets.split(item.address))
         steps.append(Step(f"add address {item.address}", message, named=_HELD_BY_A_SIBLING))
     steps.append(Step("set link up", rtnl.link_up(index)))
-    for destination, gateway in routes_of(wiring):
+    for destination, gateway in all_routes(wiring, reach):
         message = rtnl.new_route(index, destination, gateway, onlink=_off_link(wiring, gateway))
         steps.append(Step(f"add route {destination}", message))
-    mac = mac_of(wiring)
-    for address in node_neighbours(wiring):
-        steps.append(Step(f"add neighbour {address}", rtnl.new_neighbour(index, address, mac)))
+    for address in reach.pod_neighbours:
+        steps.append(Step(f"add neighbour {address}", rtnl.new_neighbour(index, address, reach.node_mac)))
     return steps
+
+
+def _holder_steps(index: int, holders: HolderFds) -> list[Step]:
+    egress = rtnl.FilterSpec(index, rtnl.CLSACT_EGRESS, FILTER_PREFERENCE, FILTER_HANDLE, HOLD_EGRESS, holders.egress)
+    ingress = rtnl.FilterSpec(
+        index, rtnl.CLSACT_INGRESS, FILTER_PREFERENCE, FILTER_HANDLE, HOLD_INGRESS, holders.ingress
+    )
+    return [
+        Step("add clsact", rtnl.new_clsact(index)),
+        Step("attach egress program", rtnl.new_bpf_filter(egress)),
+        Step("attach ingress program", rtnl.new_bpf_filter(ingress)),
+    ]
 
 
 def pod_quiet_steps(wiring: PodWiring) -> list[Step]:
@@ -143,24 +170,23 @@ def link_undo_steps(ifindex: int) -> list[Step]:
     return [Step("delete link", rtnl.delete_link(ifindex), _NO_LINK)]
 
 
-def node_steps(wiring: PodWiring) -> list[Step]:
-    """The batch in the node's netns: how the node reaches an ipvlan pod (a macvlan pod it cannot reach at all)."""
-    if wiring.kind != IPVLAN:
-        return []
-    index, mac, steps = wiring.uplink.ifindex, mac_of(wiring), []
-    for address in bare_addresses(wiring):
+def node_steps(wiring: PodWiring, reach: Reach) -> list[Step]:
+    """The batch in the node's netns: how the node reaches the pod."""
+    index, mac, steps = reach.node_ifindex, mac_of(wiring), []
+    for address in reach.node_neighbours:
         steps.append(Step(f"add node's neighbour {address}", rtnl.new_neighbour(index, address, mac)))
-    for destination in node_routes(wiring):
-        steps.append(Step(f"add node's route {destination}", rtnl.new_route(index, destination, "", replace=True)))
+    for destination, source in reach.node_routes:
+        message = rtnl.new_route(index, destination, "", replace=True, source=source)
+        steps.append(Step(f"add node's route {destination}", message))
     return steps
 
 
-def node_undo_steps(wiring: PodWiring) -> list[Step]:
+def node_undo_steps(wiring: PodWiring, reach: Reach) -> list[Step]:
     """The inverse of `node_steps`; asks for every route, since the uplink's addresses may have changed meanwhile."""
-    if wiring.kind != IPVLAN or not wiring.uplink.ifindex:
+    if not wiring.uplink.ifindex:
         return []
-    index, steps = wiring.uplink.ifindex, []
-    for address in bare_addresses(wiring):
+    index, steps = reach.node_ifindex, []
+    for address in reach.node_neighbours:
         route = rtnl.delete_route(index, host_prefix(address))
         steps.append(Step(f"delete node's route {address}", route, _NO_ROUTE))
         neighbour = rtnl.delete_neighbour(index, address)
@@ -178,11 +204,6 @@ def has_ipv6(wiring: PodWiring) -> bool:
     return any(":" in item.address for item in wiring.addresses)
 
 
-def needs_loose_rp_filter(wiring: PodWiring) -> bool:
-    """Whether the node hears an IPv4 pod on an uplink that has no address in the pod's subnet."""
-    return any(":" not in destination for destination in node_routes(wiring))
-
-
 def routes_of(wiring: PodWiring) -> tuple[tuple[str, str], ...]:
     """(destination, gateway) of every route in the pod: on-link ones first, since others may go through them."""
     found = {subnets.network(destination): gateway for destination, gateway in wiring.routes}
@@ -193,27 +214,10 @@ def routes_of(wiring: PodWiring) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found.items(), key=lambda route: bool(route[1])))
 
 
-def node_neighbours(wiring: PodWiring) -> tuple[str, ...]:
-    """The node's addresses that an ipvlan pod would ask for by ARP or ND: those in its own subnets.
-
-    Nobody answers it (a slave's broadcast does not reach the node's stack); all others go to the gateway's MAC, where
-    the pod's program turns them.
-    """
-    if wiring.kind != IPVLAN:
-        return ()
-    return tuple(one for one in wiring.node_addresses if _in_pods_subnets(wiring, one))
-
-
-def node_routes(wiring: PodWiring) -> tuple[str, ...]:
-    """The pod's addresses, as /32 or /128, that no address of the node on the uplink has in its subnet (ipvlan)."""
-    if wiring.kind != IPVLAN:
-        return ()
-    own = wiring.uplink.addresses
-    return tuple(
-        host_prefix(address)
-        for address in bare_addresses(wiring)
-        if not any(subnets.contains(cidr, address) for cidr in own)
-    )
+def all_routes(wiring: PodWiring, reach: Reach) -> tuple[tuple[str, str], ...]:
+    """`routes_of` and what the pod needs to reach its node; where both speak of one destination, the former counts."""
+    found = dict(reach.pod_routes) | dict(routes_of(wiring))
+    return tuple(sorted(found.items(), key=lambda route: bool(route[1])))
 
 
 def host_prefix(address: str) -> str:
@@ -225,8 +229,9 @@ def _off_link(wiring: PodWiring, gateway: str) -> bool:
     """Whether a gateway lies outside the pod's subnets, so that the route must say "onlink"."""
     if not gateway or subnets.contains(subnets.IPV6_LINK_LOCAL, gateway):
         return False
-    return not _in_pods_subnets(wiring, gateway)
+    return not in_pods_subnets(wiring, gateway)
 
 
-def _in_pods_subnets(wiring: PodWiring, address: str) -> bool:
+def in_pods_subnets(wiring: PodWiring, address: str) -> bool:
+    """Whether the pod would ask for the address by ARP or ND."""
     return any(subnets.contains(item.address, address) for item in wiring.addresses)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 from contextlib import ExitStack
 
-from datapath import netns, rtnl, subnets, sysctl
-from datapath.abi import LOCAL_POD, POD_OWN_MAC
+from datapath import netns, node_side, rtnl, subnets, sysctl
+from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import PodEntry
 from datapath.kernel import Datapath
-from datapath.rtsocket import LinkExists, NetlinkError, RouteSocket, Step, UplinkUnusable, run
+from datapath.rtsocket import LinkExists, NetlinkError, RouteSocket, Step, run
+from datapath.table import Cookie, Number
 from datapath.wireplan import (
     HOLD_EGRESS,
     HOLD_INGRESS,
@@ -29,7 +30,6 @@ from datapath.wireplan import (
     link_spec,
     link_undo_steps,
     mac_of,
-    needs_loose_rp_filter,
     node_steps,
     node_undo_steps,
     pod_steps,
@@ -37,7 +37,7 @@ from datapath.wireplan import (
 
 __all__ = ["Datapath", "PodAddress", "PodWiring", "Wired", "pod_entry", "wire"]
 
-_NO_IPV4 = "0.0.0.0/0"
+_NO_IPV4, _NO_IPV6 = "0.0.0.0/0", "::/0"
 
 
 def wire(wiring: PodWiring, netns_fd: int, kernel: Datapath) -> Wired:
@@ -47,32 +47,48 @@ def wire(wiring: PodWiring, netns_fd: int, kernel: Datapath) -> Wired:
     names the step), OSError (a map or a socket refused).
     """
     spec = link_spec(wiring)
-    holders = HolderFds(kernel.programs.fd(HOLD_EGRESS), kernel.programs.fd(HOLD_INGRESS))
-    inside, outside = pod_steps(wiring, holders), node_steps(wiring)
+    reach = kernel.plan.reach(wiring)
+    inside, outside = pod_steps(wiring, reach, _holders(kernel)), node_steps(wiring, reach)
     with kernel.sockets.lease() as node:
-        if needs_loose_rp_filter(wiring):
-            sysctl.loosen_rp_filter(wiring.uplink.name)
+        node_side.make_ready(wiring, reach, node)
         netns.enter(netns_fd)
         with RouteSocket() as pod, ExitStack() as undo:
             _create(node, pod, spec, netns_fd)
             undo.callback(run, pod, link_undo_steps(wiring.ifindex))
             if has_ipv6(wiring):
                 sysctl.enable_ipv6(wiring.ifname)
+            if reach.pod_routes:
+                sysctl.refuse_redirects(wiring.ifname)
             _write_maps(wiring, kernel, undo)
             run(pod, inside)
             # A batch may have been done in part when it fails: its inverse is on the stack before it.
-            undo.callback(run, node, node_undo_steps(wiring))
+            undo.callback(run, node, node_undo_steps(wiring, reach))
             run(node, outside)
             undo.pop_all()
     return Wired(mac_of(wiring).hex(":"), wiring.mtu or wiring.uplink.mtu)
 
 
 def pod_entry(wiring: PodWiring) -> PodEntry:
-    """The pod's entry in the map `pods`; the programs know one IPv4 address of a pod, the first."""
-    first = next((item.address for item in wiring.addresses if ":" not in item.address), _NO_IPV4)
-    address, length = subnets.split(first)
-    flags = POD_OWN_MAC if wiring.kind == IPVLAN else 0
-    return PodEntry(mac_of(wiring).hex(":"), flags, address, subnets.netmask4(length), wiring.uplink.ifindex)
+    """The pod's entry in the map `pods`; the programs know one address of a pod and family, the first."""
+    four = next((item for item in wiring.addresses if ":" not in item.address), PodAddress(_NO_IPV4, ""))
+    six = next((item for item in wiring.addresses if ":" in item.address), PodAddress(_NO_IPV6, ""))
+    return PodEntry(
+        mac=mac_of(wiring).hex(":"),
+        flags=POD_OWN_MAC if wiring.kind == IPVLAN else 0,
+        addr4=subnets.split(four.address)[0],
+        mask4=subnets.netmask(four.address),
+        uplink_ifindex=wiring.uplink.ifindex,
+        addr6=subnets.split(six.address)[0],
+        mask6=subnets.netmask(six.address),
+        gateway4=four.gateway or "0.0.0.0",
+        gateway6=six.gateway or "::",
+    )
+
+
+def _holders(kernel: Datapath) -> HolderFds | None:
+    if not kernel.plan.programs:
+        return None
+    return HolderFds(kernel.programs.fd(HOLD_EGRESS), kernel.programs.fd(HOLD_INGRESS))
 
 
 def _create(node: RouteSocket, pod: RouteSocket, spec: rtnl.LinkSpec, netns_fd: int) -> None:
@@ -93,23 +109,16 @@ def _create_error(error: NetlinkError, pod: RouteSocket, spec: rtnl.LinkSpec) ->
         return LinkExists(error.step, error.errno, text)
     if error.errno == errno.EEXIST:
         return LinkExists(error.step, error.errno, f"the pod already has a link {spec.name}; it was not touched")
-    if error.errno == errno.EBUSY:
-        other = "macvlan" if spec.kind == IPVLAN else IPVLAN
-        text = (
-            f"the uplink cannot carry {spec.kind}: it carries {other} links already, or is a port of a bridge or bond "
-            f"({spec.kind} and {other} cannot share an uplink); delete those or use another uplink"
-        )
-        return UplinkUnusable(error.step, error.errno, text)
-    if error.errno == errno.ENODEV:
-        return UplinkUnusable(error.step, error.errno, f"the uplink (ifindex {spec.uplink_ifindex}) is gone")
-    if error.errno == errno.EOPNOTSUPP:
-        return NetlinkError(error.step, error.errno, f"this kernel has no {spec.kind}: load the module {spec.kind}")
-    return error
+    return node_side.refusal(error, spec)
 
 
 def _write_maps(wiring: PodWiring, kernel: Datapath, undo: ExitStack) -> None:
     undo.callback(kernel.maps.delete_pod, wiring.ifindex)
     kernel.maps.put_pod(wiring.ifindex, pod_entry(wiring))
+    cookie = netns.cookie()
+    if cookie is not None:
+        undo.callback(kernel.maps.forget_netns, wiring.ifindex)
+        kernel.maps.netns_pods.add(Cookie(cookie), Number(wiring.ifindex))  # a netns's first slave speaks for it
     for address in bare_addresses(wiring):
         undo.callback(kernel.maps.delete_local, address, wiring.uplink.ifindex)
-        kernel.maps.put_local(address, wiring.uplink.ifindex, LOCAL_POD, wiring.ifindex)
+        kernel.maps.put_local(address, wiring.uplink.ifindex, ADDRESS_POD, wiring.ifindex)

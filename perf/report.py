@@ -28,20 +28,24 @@ class Result:
     n: int
 
 
-def lower_is_better(name: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str) -> list[Result]:
-    """Median and 95th percentile of two samples."""
+def lower_is_better(
+    name: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, *, tail: int = 95
+) -> list[Result]:
+    """Median and a high percentile of two samples."""
     rows = []
-    for label, pick in (("p50", statistics.median), ("p95", percentile_95)):
-        mine, theirs = pick(ours), pick(peer)
+    for label, percent in (("p50", 50), (f"p{tail}", tail)):
+        mine, theirs = percentile(ours, percent), percentile(peer, percent)
         rows.append(
             Result(f"{name} {label}", unit, round(mine, 3), round(theirs, 3), peer_name, theirs / mine, len(ours))
         )
     return rows
 
 
-def percentile_95(sample: Sequence[float]) -> float:
-    """The 95th percentile (nearest rank)."""
-    return sorted(sample)[min(len(sample) - 1, round(0.95 * len(sample)))]
+def percentile(sample: Sequence[float], percent: int) -> float:
+    """The median, or another percentile (nearest rank)."""
+    if percent == 50:
+        return statistics.median(sample)
+    return sorted(sample)[min(len(sample) - 1, round(percent / 100 * len(sample)))]
 
 
 def environment(**more: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare one marker a tier; refuse a REQUIRE_TIERS that names none of them."""
     for tier, meaning in TIERS.items():
         config.addinivalue_line("markers", f"{tier}: {meaning}")
+    config.addinivalue_line("markers", "kernel(series): of the vm tier, on a kernel of that series, as 6.12")
     unknown = required_tiers() - TIERS.keys()
     if unknown:
         raise pytest.UsageError(f"REQUIRE_TIERS names unknown tiers: {', '.join(sorted(unknown))}")
@@ -52,7 +53,7 @@ def unmet(tier: str) -> str | None:
     if tier == "bpf" and not Path("/usr/lib/python3/dist-packages/bcc").exists():
         return "needs Debian's python3-bpfcc"
     if tier == "vm":
-        return guest_tier.unmet()
+        return guest_tier.unmet(None)
     return None
 
 
@@ -69,8 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(f"tier {tier} is required but {reason}")
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=f"tier {tier} {reason}"))
-        elif tier == "vm" and guest_tier.needed():
-            items[index] = guest_tier.GuestItem.of(item)
+        elif tier == "vm":
+            items[index] = guest_tier.placed(item, required="vm" in required_tiers())
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

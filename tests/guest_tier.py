@@ -1,7 +1,8 @@
 """The vm tier's bridge: pytest outside stands for each test, pytest inside a guest runs it.
 
 Where the running kernel has ipvlan the tests simply run. Elsewhere one guest is booted for all selected tests; pytest
-runs inside it and appends one JSON line per test to a report; the items outside take their outcome from there.
+runs inside it and appends one JSON line per test to a report; the items outside take their outcome from there. A test
+marked `kernel("6.12")` runs on a kernel of that series: in a guest of it, unless the running one is.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.testbed import vm
+from tests.testbed import kernels, vm
+from tests.testbed.kernels import Kernel
 
 REPORT_VARIABLE = "DRAGLINE_GUEST_REPORT"
 CHECKOUT = Path(__file__).parent.parent
@@ -26,15 +29,40 @@ def inside() -> bool:
     return REPORT_VARIABLE in os.environ
 
 
+def series_of(item: pytest.Item) -> str | None:
+    """The kernel series that a test is marked with, or None: any kernel with ipvlan will do."""
+    marker = item.get_closest_marker("kernel")
+    return marker.args[0] if marker else None
+
+
 @cache
-def needed() -> bool:
-    """Whether the vm tier must go to a guest: the running kernel has no ipvlan."""
-    return not inside() and not vm.has_ipvlan()
+def needed(series: str | None) -> bool:
+    """Whether such tests must go to a guest: the running kernel has no ipvlan, or is of another series."""
+    if inside():
+        return False
+    return not vm.has_ipvlan() if series is None else not kernels.is_running(series)
 
 
-def unmet() -> str | None:
-    """Why neither the running kernel nor a guest can run the vm tier, or None."""
-    return vm.unmet() if needed() else None
+def unmet(series: str | None) -> str | None:
+    """Why neither the running kernel nor a guest can run such tests, or None."""
+    if not needed(series):
+        return None
+    return vm.unmet() or (kernels.unmet(series) if series else None if kernels.installed() else kernels.NONE_INSTALLED)
+
+
+def placed(item: pytest.Item, required: bool) -> pytest.Item:
+    """The test itself where the running kernel can run it, else its stand-in, skipped when no guest can be booted.
+
+    required: then it fails instead, alone, since the other tests need no fetched kernel.
+    """
+    series = series_of(item)
+    if not needed(series):
+        return item
+    reason = unmet(series)
+    if reason is not None and not required:
+        item.add_marker(pytest.mark.skip(reason=f"this machine {reason}"))
+        return item
+    return GuestItem.of(item)
 
 
 def note(report: pytest.TestReport) -> None:
@@ -61,11 +89,20 @@ class GuestItem(pytest.Item):
         stand_in.extra_keyword_matches.update(item.listextrakeywords())
         return stand_in
 
+    @property
+    def kernel(self) -> Kernel | None:
+        """The kernel whose guest runs this test; None: not on this machine."""
+        series = series_of(self)
+        return kernels.find(series) if series else kernels.installed()
+
     def runtest(self) -> None:
-        """Take the outcome from the guest's report; the first item boots the guest."""
-        outcome = _run_guest(self.session).get(self.nodeid)
+        """Take the outcome from the guest's report; the first item of a kernel boots the guest."""
+        if self.kernel is None:
+            raise GuestFailure(f"this machine {unmet(series_of(self))}")
+        run = _run_guest(self.session, self.kernel)
+        outcome = run.outcomes.get(self.nodeid)
         if outcome is None:
-            raise GuestFailure("the guest ended before this test gave an outcome")
+            raise GuestFailure(run.failure or "the guest ended before this test gave an outcome")
         if outcome["outcome"] == "skipped":
             pytest.skip(f"in the guest: {outcome['text']}")
         if outcome["outcome"] != "passed":
@@ -80,26 +117,52 @@ class GuestItem(pytest.Item):
         return self.path, None, self.name
 
 
-_outcomes = pytest.StashKey[dict[str, dict[str, str]]]()
+@dataclass(frozen=True, slots=True)
+class GuestRun:
+    """What one guest gave: outcome by node id, and why there are no more ("" when it ran to its end)."""
+
+    outcomes: dict[str, dict[str, str]]
+    failure: str
 
 
-def _run_guest(session: pytest.Session) -> dict[str, dict[str, str]]:
-    """Outcome by node id of all selected vm tests; boots the guest at the first call."""
-    if _outcomes in session.stash:
-        return session.stash[_outcomes]
-    nodeids = [item.nodeid for item in session.items if isinstance(item, GuestItem)]
+_runs = pytest.StashKey[dict[Kernel, GuestRun]]()
+
+
+def _run_guest(session: pytest.Session, kernel: Kernel) -> GuestRun:
+    """The run of all selected tests of one kernel; boots the guest at the first call."""
+    runs = session.stash.setdefault(_runs, {})
+    if kernel in runs:
+        return runs[kernel]
+    nodeids = [item.nodeid for item in session.items if isinstance(item, GuestItem) and item.kernel == kernel]
     results = CHECKOUT / "build" / "guest"
     results.mkdir(parents=True, exist_ok=True)
-    report = results / "report.jsonl"
+    report = results / f"report-{kernel.release}.jsonl"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", *nodeids]
+    failure = ""
+    # PYTHONPATH: the virtual environment may have been made for another checkout.
+    environment = {REPORT_VARIABLE: str(report), "PYTHONPATH": str(CHECKOUT)}
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        vm.run(command, environment={REPORT_VARIABLE: str(report)}, writable=[results], timeout_s=BOOT_AND_RUN_S)
+        try:
+            vm.run(
+                command,
+                environment=environment,
+                writable=[results],
+                timeout_s=BOOT_AND_RUN_S,
+                kernel=kernel,
+            )
+        except vm.GuestError as error:
+            failure = str(error)
+    runs[kernel] = GuestRun(_outcomes(report), failure)
+    return runs[kernel]
+
+
+def _outcomes(report: Path) -> dict[str, dict[str, str]]:
+    """By node id the outcome of each test: the first that is not passed, if any."""
     outcomes: dict[str, dict[str, str]] = {}
     for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else ():
         outcome = json.loads(line)
         known = outcomes.get(outcome["nodeid"])
         if known is None or known["outcome"] == "passed":
             outcomes[outcome["nodeid"]] = outcome
-    session.stash[_outcomes] = outcomes
     return outcomes

@@ -17,64 +17,146 @@ static inlined struct pod *pod_lookup(__u32 ifindex)
 	return pods.lookup(&ifindex);
 }
 
-/* address on an uplink -> pod or node. Written by the agent. Miss: not on this node. */
-BPF_TABLE_PINNED("hash", struct local_key, struct local_address, local_addresses, MAX_LOCAL_ADDRESSES,
-		 BPF_MAPS "/local_addresses");
+/* address -> what it is: pod, node, Service. Written by the agent. Miss: somebody else's, elsewhere. */
+BPF_TABLE_PINNED("hash", struct ip, struct address, addresses, MAX_ADDRESSES, BPF_MAPS "/addresses");
 
-static inlined struct local_address *local_lookup(const struct local_key *key)
+static inlined struct address *address_lookup(const struct ip *addr)
 {
-	return local_addresses.lookup((struct local_key *)key);
+	return addresses.lookup((struct ip *)addr);
 }
 
-static inlined struct local_address *local_lookup4(__be32 addr, __u32 uplink_ifindex)
-{
-	struct local_key key = {.uplink_ifindex = uplink_ifindex};
+/* frontend and slot -> service (slot 0) or backend id. Written by the agent. Miss in slot 0: no such port. */
+BPF_TABLE_PINNED("hash", struct service_key, struct service, services, MAX_SERVICES, BPF_MAPS "/services");
 
-	key.addr[10] = key.addr[11] = 0xff;
-	__builtin_memcpy(&key.addr[12], &addr, sizeof(addr));
-	return local_lookup(&key);
+static inlined struct service *service_lookup(const struct service_key *key)
+{
+	return services.lookup((struct service_key *)key);
 }
 
-/* frontend and slot -> service (slot 0) or backend id. Written by the agent. Miss in slot 0: not a Service. */
-BPF_TABLE_PINNED("hash", struct service4_key, struct service4, services4, MAX_SERVICES4, BPF_MAPS "/services4");
+/* backend id -> address. Written by the agent. Miss: the frontend has lost this backend for good. */
+BPF_TABLE_PINNED("hash", __u32, struct backend, backends, MAX_BACKENDS, BPF_MAPS "/backends");
 
-static inlined struct service4 *service_lookup(__be32 addr, __be16 port, __u8 proto, __u16 slot)
+static inlined struct backend *backend_lookup(__u32 id)
 {
-	struct service4_key key = {.addr = addr, .port = port, .slot = slot, .proto = proto};
-
-	return services4.lookup(&key);
-}
-
-/* backend id -> address. Written by the agent. Miss: the backend is gone for good. */
-BPF_TABLE_PINNED("hash", __u32, struct backend4, backends4, MAX_BACKENDS4, BPF_MAPS "/backends4");
-
-static inlined struct backend4 *backend_lookup(__u32 id)
-{
-	return backends4.lookup(&id);
+	return backends.lookup(&id);
 }
 
 /* flow -> its translation. Written by from_pod and to_pod, aged by the agent. Miss: not translated. */
-BPF_TABLE_PINNED("lru_hash", struct flow4, struct conntrack4, conntrack4, MAX_CONNTRACK4, BPF_MAPS "/conntrack4");
+BPF_TABLE_PINNED("lru_hash", struct flow, struct conntrack, conntrack, MAX_CONNTRACK, BPF_MAPS "/conntrack");
 
-static inlined struct conntrack4 *conntrack_lookup(const struct flow4 *flow)
+static inlined struct conntrack *conntrack_lookup(const struct flow *flow)
 {
-	return conntrack4.lookup((struct flow4 *)flow);
+	return conntrack.lookup((struct flow *)flow);
 }
 
 /* 0, or negative: the flow has an entry already. */
-static inlined int conntrack_insert(const struct flow4 *flow, const struct conntrack4 *entry)
+static inlined int conntrack_insert(const struct flow *flow, const struct conntrack *entry)
 {
-	return conntrack4.insert((struct flow4 *)flow, (struct conntrack4 *)entry);
+	return conntrack.insert((struct flow *)flow, (struct conntrack *)entry);
 }
 
-static inlined int conntrack_update(const struct flow4 *flow, const struct conntrack4 *entry)
+static inlined int conntrack_update(const struct flow *flow, const struct conntrack *entry)
 {
-	return conntrack4.update((struct flow4 *)flow, (struct conntrack4 *)entry);
+	return conntrack.update((struct flow *)flow, (struct conntrack *)entry);
 }
 
-static inlined void conntrack_delete(const struct flow4 *flow)
+static inlined void conntrack_delete(const struct flow *flow)
 {
-	conntrack4.delete((struct flow4 *)flow);
+	conntrack.delete((struct flow *)flow);
+}
+
+/* client and service -> the backend it had last. Written by the programs. Miss, or a backend that is gone: choose. */
+BPF_TABLE_PINNED("lru_hash", struct affinity_key, struct affinity, affinity, MAX_AFFINITY, BPF_MAPS "/affinity");
+
+static inlined struct affinity *affinity_lookup(const struct affinity_key *key)
+{
+	return affinity.lookup((struct affinity_key *)key);
+}
+
+static inlined void affinity_update(const struct affinity_key *key, const struct affinity *entry)
+{
+	affinity.update((struct affinity_key *)key, (struct affinity *)entry);
+}
+
+/* datagram -> ports. Written by from_pod and to_pod at its first fragment. Miss: a fragment has no ports. */
+BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment, fragments, MAX_FRAGMENTS, BPF_MAPS "/fragments");
+
+static inlined struct fragment *fragment_lookup(const struct fragment_key *key)
+{
+	return fragments.lookup((struct fragment_key *)key);
+}
+
+static inlined void fragment_update(const struct fragment_key *key, const struct fragment *entry)
+{
+	fragments.update((struct fragment_key *)key, (struct fragment *)entry);
+}
+
+/* slave ifindex -> refusals left to its pod. Written by back_to_pod. Miss: none was sent yet. */
+BPF_TABLE_PINNED("lru_hash", __u32, struct refusals, refusals, MAX_PODS, BPF_MAPS "/refusals");
+
+static inlined struct refusals *refusals_lookup(__u32 ifindex)
+{
+	return refusals.lookup(&ifindex);
+}
+
+static inlined void refusals_update(__u32 ifindex, const struct refusals *entry)
+{
+	refusals.update(&ifindex, (struct refusals *)entry);
+}
+
+/* service id -> flows. Made and counted by the programs, deleted by the agent. Miss: nobody called yet. */
+BPF_TABLE_PINNED("hash", __u32, struct flow_counters, flow_counters, MAX_FLOW_COUNTERS, BPF_MAPS "/flow_counters");
+
+static inlined struct flow_counters *flow_counters_of(__u32 service_id)
+{
+	struct flow_counters none = {};
+	struct flow_counters *found = flow_counters.lookup(&service_id);
+
+	if (found)
+		return found;
+	flow_counters.insert(&service_id, &none);
+	return flow_counters.lookup(&service_id);
+}
+
+/* netns cookie -> slave ifindex. Written by the agent. Miss: not a pod of this agent. */
+BPF_TABLE_PINNED("hash", __u64, __u32, netns_pods, MAX_NETNS, BPF_MAPS "/netns_pods");
+
+static inlined __u32 *netns_pod_lookup(__u64 cookie)
+{
+	return netns_pods.lookup(&cookie);
+}
+
+/* socket and VIP -> backend. Written by the socket hooks. Miss: this socket has no backend there yet. */
+BPF_TABLE_PINNED("lru_hash", struct socket_key, struct socket_peer, socket_backends, MAX_SOCKETS,
+		 BPF_MAPS "/socket_backends");
+
+static inlined struct socket_peer *socket_backend_lookup(const struct socket_key *key)
+{
+	return socket_backends.lookup((struct socket_key *)key);
+}
+
+static inlined int socket_backend_update(const struct socket_key *key, const struct socket_peer *peer)
+{
+	return socket_backends.update((struct socket_key *)key, (struct socket_peer *)peer);
+}
+
+/* socket and backend -> VIP. Written by the socket hooks. Miss: the peer has no other name. */
+BPF_TABLE_PINNED("lru_hash", struct socket_key, struct socket_peer, socket_frontends, MAX_SOCKETS,
+		 BPF_MAPS "/socket_frontends");
+
+static inlined struct socket_peer *socket_frontend_lookup(const struct socket_key *key)
+{
+	return socket_frontends.lookup((struct socket_key *)key);
+}
+
+static inlined int socket_frontend_update(const struct socket_key *key, const struct socket_peer *peer)
+{
+	return socket_frontends.update((struct socket_key *)key, (struct socket_peer *)peer);
+}
+
+static inlined void socket_frontend_delete(const struct socket_key *key)
+{
+	socket_frontends.delete((struct socket_key *)key);
 }
 
 /* verdict -> packets, per CPU. Written by every program, read by the agent. */
@@ -88,7 +170,17 @@ static inlined void counter_add(__u32 number)
 		*count += 1;
 }
 
-/* slot -> the program that the holders run. Written by the loader. Miss: the holder lets the packet pass. */
+/* Room to work in (lib/work.h), per CPU: no program of ours is interrupted by another. Never a miss. */
+BPF_TABLE_PINNED("percpu_array", __u32, struct workspace, workspaces, 1, BPF_MAPS "/workspaces");
+
+static inlined struct workspace *workspace_lookup(void)
+{
+	__u32 only = 0;
+
+	return workspaces.lookup(&only);
+}
+
+/* slot -> the program that runs next. Written by the loader. Miss: the caller goes on. */
 BPF_TABLE_PINNED("prog", __u32, __u32, calls, MAX_CALLS, BPF_MAPS "/calls");
 
 static inlined void call_slot(struct __sk_buff *skb, __u32 slot)

@@ -1,94 +1,43 @@
-/* Packet headers and the cursor that reads them; what is needed is copied out: no packet pointer outlives a store. */
+/* The cursor that reads headers; what is needed is copied out: no packet pointer outlives a store. */
 #ifndef DRAGLINE_PARSE_H
 #define DRAGLINE_PARSE_H
 
-#include "lib/kernel.h"
 #include "lib/abi.h"
+#include "lib/address.h"
+#include "lib/headers.h"
+#include "lib/kernel.h"
 
-#define ETH_IPV4 0x0800
-#define ETH_IPV6 0x86dd
-#define PROTO_TCP 6
-#define PROTO_UDP 17
+#define MAX_EXTENSIONS 6
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-
-#define IP_FRAGMENT 0x3fff /* more fragments, or an offset: the don't-fragment bit is not among them */
-
-#define ETH_SIZE 14
-/* Offsets from the MAC header. */
-#define ETH_DMAC_AT 0
-#define IP_CSUM_AT (ETH_SIZE + 10)
-#define IP_SADDR_AT (ETH_SIZE + 12)
-#define IP_DADDR_AT (ETH_SIZE + 16)
-
-/* Headers we may read: Ethernet, IPv4 with all options, TCP without options. */
-#define MAX_HEADERS (ETH_SIZE + 60 + 20)
-
-struct eth_header {
-	__u8 dmac[6];
-	__u8 smac[6];
-	__be16 proto;
-} __attribute__((packed));
-
-struct ipv4_header {
-	__u8 version_ihl;
-	__u8 tos;
-	__be16 total_length;
-	__be16 id;
-	__be16 fragment;
-	__u8 ttl;
-	__u8 proto;
-	__be16 csum;
-	__be32 saddr;
-	__be32 daddr;
-} __attribute__((packed));
-
-struct ipv6_header {
-	__be32 version_class_label;
-	__be16 payload_length;
-	__u8 next;
-	__u8 hop_limit;
-	__u8 saddr[16];
-	__u8 daddr[16];
-} __attribute__((packed));
-
-struct udp_header {
-	__be16 sport;
-	__be16 dport;
-	__be16 length;
-	__be16 csum;
-} __attribute__((packed));
-
-struct tcp_header {
-	__be16 sport;
-	__be16 dport;
-	__be32 seq;
-	__be32 ack;
-	__u8 offset;
-	__u8 flags;
-	__be16 window;
-	__be16 csum;
-	__be16 urgent;
-} __attribute__((packed));
+/* packet.flags */
+#define PACKET_PORTS 0x1 /* TCP, UDP or SCTP, and the ports are known */
+#define PACKET_OPENS 0x2 /* asks for a connection: TCP SYN, SCTP INIT */
+#define PACKET_FIN 0x4
+#define PACKET_RESET 0x8
+#define PACKET_ACK 0x10 /* TCP only */
+#define PACKET_FIRST_FRAGMENT 0x20
+#define PACKET_LATER_FRAGMENT 0x40
+#define PACKET_SAME_MAC 0x80 /* destination MAC == source MAC: for a sibling or the node (ipvlan) */
 
 struct cursor {
 	void *at;
 	void *end;
 };
 
-/* An IPv4 packet as it was when parsed. l4_at is 0 when there are no ports to read: other protocols, fragments. */
-struct packet4 {
-	__be32 saddr;
-	__be32 daddr;
+/* An IP packet as it was when parsed. l4_at is 0 when no L4 header is there: later fragments, frames cut short. */
+struct packet {
+	struct ip saddr;
+	struct ip daddr;
 	__be16 sport;
 	__be16 dport;
 	__u16 l4_at;
 	__u8 proto;
-	__u8 tcp_flags; /* 0 for UDP */
-	__u8 same_mac; /* destination MAC == source MAC: for a sibling or the node (ipvlan) */
+	__u8 icmp_type;
+	__u8 smac[6];
+	__u16 pad;
+	__be32 fragment_id;
+	__u16 flags;
+	__u16 family;
 };
 
 static inlined struct cursor cursor_of(struct __sk_buff *skb)
@@ -97,13 +46,21 @@ static inlined struct cursor cursor_of(struct __sk_buff *skb)
 	return cur;
 }
 
-/* A driver may leave headers in pages: pull them once. Everything sent by a local socket is linear already. */
-static inlined void pull_headers(struct __sk_buff *skb)
+/*
+ * A driver may leave headers in pages: pull them, but never a byte more than what is missing. TCP's own skbs have
+ * nothing but headers in the linear part, and pulling payload copies the head (300 ns a packet, measured).
+ */
+static inlined void pull_headers(struct __sk_buff *skb, __u32 want)
 {
-	__u32 want = skb->len < MAX_HEADERS ? skb->len : MAX_HEADERS;
-
-	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end)
+	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end && skb->len >= want)
 		bpf_skb_pull_data(skb, want);
+}
+
+static inlined int same_mac(const __u8 *one, const __u8 *other)
+{
+	const __u16 *a = (const __u16 *)one, *b = (const __u16 *)other;
+
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
 }
 
 /* The protocol in network order, or -1. */
@@ -116,75 +73,180 @@ static inlined int parse_eth(struct cursor *cur, struct eth_header **eth)
 	return (*eth)->proto;
 }
 
-/* Size of the header in bytes (20 to 60), or -1. */
-static inlined int parse_ipv4(struct cursor *cur, struct ipv4_header **ip)
+static inlined int is_stream(const struct packet *pkt)
 {
-	int size;
-
-	*ip = cur->at;
-	if ((void *)(*ip + 1) > cur->end)
-		return -1;
-	size = ((*ip)->version_ihl & 0x0f) * 4;
-	if ((*ip)->version_ihl >> 4 != 4 || size < (int)sizeof(**ip))
-		return -1;
-	cur->at = (void *)*ip + size;
-	return size;
+	return pkt->proto == PROTO_TCP || pkt->proto == PROTO_SCTP;
 }
 
-/* Ports and flags of TCP and UDP into pkt; 0, or -1 when the header is not all there. */
-static inlined int parse_ports(struct cursor *cur, struct packet4 *pkt)
+static inlined __u16 tcp_marks(__u8 flags)
 {
-	struct tcp_header *tcp = cur->at;
-	struct udp_header *udp = cur->at;
+	__u16 marks = 0;
 
-	if ((void *)(udp + 1) > cur->end)
-		return -1;
-	pkt->sport = udp->sport;
-	pkt->dport = udp->dport;
-	if (pkt->proto == PROTO_UDP)
+	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		marks |= PACKET_OPENS;
+	if (flags & TCP_FIN)
+		marks |= PACKET_FIN;
+	if (flags & TCP_RST)
+		marks |= PACKET_RESET;
+	if (flags & TCP_ACK)
+		marks |= PACKET_ACK;
+	return marks;
+}
+
+static inlined __u16 sctp_marks(__u8 chunk)
+{
+	if (chunk == SCTP_INIT)
+		return PACKET_OPENS;
+	if (chunk == SCTP_SHUTDOWN)
+		return PACKET_FIN;
+	return chunk == SCTP_ABORT || chunk == SCTP_SHUTDOWN_COMPLETE ? PACKET_RESET : 0;
+}
+
+/* Ports, and what the packet does to its connection. Wherever the L4 header lies; *pkt keeps l4_at 0 if it is cut. */
+static inlined void parse_l4(struct __sk_buff *skb, struct cursor *cur, struct packet *pkt, __u32 at)
+{
+	struct tcp_header head = {}, *tcp = cur->at;
+
+	if (cur->at && (void *)(tcp + 1) <= cur->end) {
+		head.sport = tcp->sport;
+		head.dport = tcp->dport;
+		head.flags = tcp->flags;
+		head.offset = tcp->offset;
+	} else if (bpf_skb_load_bytes(skb, at, &head, ICMP_SIZE) < 0) {
+		return;
+	} else if (is_stream(pkt) && bpf_skb_load_bytes(skb, at, &head, pkt->proto == PROTO_TCP ? TCP_SIZE : 16) < 0) {
+		return;
+	}
+	pkt->l4_at = at;
+	if (pkt->proto == PROTO_ICMP || pkt->proto == PROTO_ICMP6) {
+		pkt->icmp_type = bpf_ntohs(head.sport) >> 8;
+		return;
+	}
+	if (!is_stream(pkt) && pkt->proto != PROTO_UDP)
+		return;
+	pkt->sport = head.sport;
+	pkt->dport = head.dport;
+	pkt->flags |= PACKET_PORTS;
+	if (pkt->proto == PROTO_TCP)
+		pkt->flags |= tcp_marks(head.flags);
+	else if (pkt->proto == PROTO_SCTP)
+		pkt->flags |= sctp_marks(head.offset);
+}
+
+static inlined int parse_ipv4(struct __sk_buff *skb, struct cursor *cur, struct packet *pkt)
+{
+	struct ipv4_header *ip = cur->at;
+	int size;
+
+	if ((void *)(ip + 1) > cur->end)
+		return -DROP_MALFORMED;
+	size = (ip->version_ihl & 0x0f) * 4;
+	if (ip->version_ihl >> 4 != 4 || size < IP4_SIZE)
+		return -DROP_MALFORMED;
+	pkt->family = AF_INET;
+	pkt->saddr = ip_of4(ip->saddr);
+	pkt->daddr = ip_of4(ip->daddr);
+	pkt->proto = ip->proto;
+	pkt->fragment_id = ip->id;
+	if (ip->fragment & bpf_htons(IP_FRAGMENT_OFFSET)) {
+		pkt->flags |= PACKET_LATER_FRAGMENT;
 		return 0;
-	if ((void *)(tcp + 1) > cur->end)
-		return -1;
-	pkt->tcp_flags = tcp->flags;
+	}
+	if (ip->fragment & bpf_htons(IP_MORE_FRAGMENTS))
+		pkt->flags |= PACKET_FIRST_FRAGMENT;
+	cur->at = (void *)ip + size;
+	parse_l4(skb, cur, pkt, ETH_SIZE + size);
 	return 0;
 }
 
-static inlined int same_mac(const struct eth_header *eth)
+/* One extension header at *at: 1 when there may be another behind it, 0 when pkt->proto is the last, or a drop. */
+static inlined int parse_extension(struct __sk_buff *skb, struct packet *pkt, __u32 *at)
 {
-	const __u16 *dmac = (const __u16 *)eth->dmac, *smac = (const __u16 *)eth->smac;
+	struct ipv6_fragment fragment;
+	struct ipv6_extension extension;
 
-	return dmac[0] == smac[0] && dmac[1] == smac[1] && dmac[2] == smac[2];
+	switch (pkt->proto) {
+	case PROTO_FRAGMENT:
+		if (bpf_skb_load_bytes(skb, *at, &fragment, sizeof(fragment)) < 0)
+			return -DROP_MALFORMED;
+		pkt->proto = fragment.next;
+		pkt->fragment_id = fragment.id;
+		if (fragment.offset_more & bpf_htons(IP6_FRAGMENT_OFFSET)) {
+			pkt->flags |= PACKET_LATER_FRAGMENT;
+			return 0;
+		}
+		if (fragment.offset_more & bpf_htons(IP6_MORE_FRAGMENTS))
+			pkt->flags |= PACKET_FIRST_FRAGMENT;
+		*at += sizeof(fragment);
+		return 1;
+	case PROTO_HOP_OPTIONS:
+	case PROTO_ROUTING:
+	case PROTO_DESTINATION_OPTIONS:
+	case PROTO_AUTHENTICATION:
+		if (bpf_skb_load_bytes(skb, *at, &extension, sizeof(extension)) < 0)
+			return -DROP_MALFORMED;
+		/* Authentication counts in units of 4 bytes, two of them not counted (RFC 4302, 2.2). */
+		*at += pkt->proto == PROTO_AUTHENTICATION ? (extension.size + 2) * 4 : (extension.size + 1) * 8;
+		pkt->proto = extension.next;
+		return 1;
+	default:
+		return 0;
+	}
 }
 
-/* 0, or -1 when the frame is not a unicast IPv4 packet. */
-static inlined int parse_packet4(struct __sk_buff *skb, struct packet4 *pkt)
+static inlined int parse_ipv6(struct __sk_buff *skb, struct cursor *cur, struct packet *pkt)
 {
-	struct ipv4_header *ip;
-	struct eth_header *eth;
-	struct cursor cur;
-	int size;
+	__u32 at = ETH_SIZE + IP6_SIZE;
+	struct ipv6_header *ip;
+	int count, more = 1;
 
-	pull_headers(skb);
-	cur = cursor_of(skb);
-	if (parse_eth(&cur, &eth) != bpf_htons(ETH_IPV4) || eth->dmac[0] & 1)
-		return -1;
-	size = parse_ipv4(&cur, &ip);
-	if (size < 0 || (ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000))
-		return -1;
-	pkt->same_mac = same_mac(eth);
+	pull_headers(skb, at);
+	*cur = cursor_of(skb);
+	ip = cur->at + ETH_SIZE;
+	if ((void *)(ip + 1) > cur->end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+		return -DROP_MALFORMED;
+	pkt->family = AF_INET6;
 	pkt->saddr = ip->saddr;
 	pkt->daddr = ip->daddr;
-	pkt->proto = ip->proto;
-	if (ip->fragment & bpf_htons(IP_FRAGMENT))
+	if (is_ip4(&pkt->saddr) || is_ip4(&pkt->daddr))
+		return -DROP_MALFORMED; /* our maps would take them for IPv4's; none may be on a wire (RFC 4291, 2.5.5.2) */
+	pkt->proto = ip->next;
+	cur->at = ip + 1;
+#pragma unroll
+	for (count = 0; count <= MAX_EXTENSIONS; count++) {
+		if (more == 1)
+			more = parse_extension(skb, pkt, &at);
+	}
+	if (more)
+		return -DROP_MALFORMED;
+	if (pkt->flags & PACKET_LATER_FRAGMENT)
 		return 0;
-	if ((ip->proto == PROTO_TCP || ip->proto == PROTO_UDP) && parse_ports(&cur, pkt) == 0)
-		pkt->l4_at = ETH_SIZE + size;
+	if (at != ETH_SIZE + IP6_SIZE)
+		cur->at = NULL; /* read by load_bytes: behind extension headers no place is sure to be in the linear part */
+	parse_l4(skb, cur, pkt, at);
 	return 0;
 }
 
-static inlined int opens_connection(const struct packet4 *pkt)
+/* 0: an IP packet; 1: another protocol; or a drop. */
+static inlined int parse_packet(struct __sk_buff *skb, struct packet *pkt)
 {
-	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	struct eth_header *eth;
+	struct cursor cur;
+	int proto;
+
+	pull_headers(skb, ETH_SIZE + IP4_SIZE);
+	cur = cursor_of(skb);
+	proto = parse_eth(&cur, &eth);
+	if (proto < 0)
+		return -DROP_MALFORMED;
+	__builtin_memcpy(pkt->smac, eth->smac, sizeof(pkt->smac));
+	if (same_mac(eth->dmac, eth->smac))
+		pkt->flags |= PACKET_SAME_MAC;
+	if (proto == bpf_htons(ETH_IPV4))
+		return parse_ipv4(skb, &cur, pkt);
+	if (proto == bpf_htons(ETH_IPV6))
+		return parse_ipv6(skb, &cur, pkt);
+	return 1;
 }
 
 #endif

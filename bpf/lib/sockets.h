@@ -2,21 +2,32 @@
 #ifndef DRAGLINE_SOCKETS_H
 #define DRAGLINE_SOCKETS_H
 
+#include "lib/abi.h"
+#include "lib/address.h"
 #include "lib/kernel.h"
 
 /* Does the pod (skb is at its slave's egress) hold a TCP connection local -> remote? No listener, no TIME_WAIT. */
-static inlined int tcp_socket_alive(struct __sk_buff *skb, __be32 remote, __be16 remote_port, __be32 local,
-					  __be16 local_port)
+static inlined int tcp_socket_alive(struct __sk_buff *skb, const struct ip *remote, __be16 remote_port,
+				    const struct ip *local, __be16 local_port)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sk;
-	__u32 state;
+	__u32 size, state;
 
-	tuple.ipv4.saddr = remote; /* as seen in a packet that arrives */
-	tuple.ipv4.sport = remote_port;
-	tuple.ipv4.daddr = local;
-	tuple.ipv4.dport = local_port;
-	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), CURRENT_NETNS, 0);
+	if (is_ip4(remote)) { /* as seen in a packet that arrives */
+		tuple.ipv4.saddr = remote->word[3];
+		tuple.ipv4.daddr = local->word[3];
+		tuple.ipv4.sport = remote_port;
+		tuple.ipv4.dport = local_port;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, remote, sizeof(*remote));
+		__builtin_memcpy(tuple.ipv6.daddr, local, sizeof(*local));
+		tuple.ipv6.sport = remote_port;
+		tuple.ipv6.dport = local_port;
+		size = sizeof(tuple.ipv6);
+	}
+	sk = bpf_skc_lookup_tcp(skb, &tuple, size, CURRENT_NETNS, 0);
 	if (!sk)
 		return 0;
 	state = sk->state;

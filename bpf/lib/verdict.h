@@ -16,13 +16,14 @@ static inlined int finish(int ret)
 		return TC_ACT_SHOT;
 	switch (ret) {
 	case VERDICT_PASS:
-	case VERDICT_FOREIGN_SOURCE:
 	case VERDICT_DIRECT:
 	case VERDICT_SECOND_PASS:
 		return TC_ACT_UNSPEC;
 	case VERDICT_SERVICE_NEIGH:
 	case VERDICT_NODE_TO_POD:
 		return TC_ACT_REDIRECT;
+	case VERDICT_ECHO: /* back_to_pod is not there, nobody else may answer for a Service */
+		return TC_ACT_SHOT;
 	default:
 		return TC_ACT_OK;
 	}

@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from datapath import bpfcall
-from datapath.abi import LOCAL_NODE, LOCAL_POD, POD_OWN_MAC, Verdict
-from datapath.entries import BackendEntry, Flow, PodEntry, ServiceEntry, ServiceKey
+from datapath.abi import (
+    ADDRESS_CLUSTER_IP,
+    ADDRESS_ENDPOINTS,
+    ADDRESS_FRONTEND,
+    ADDRESS_NODE,
+    ADDRESS_POD,
+    MAPS,
+    POD_OWN_MAC,
+    Verdict,
+)
+from datapath.entries import BackendEntry, PodEntry, ServiceEntry, ServiceKey
+from datapath.flows import Flow
 from datapath.loader import Programs
 from datapath.maps import Maps
+from datapath.table import Number
 from tests import packets as who
 from tests.netns.node import inside, ip, new_netns
 
@@ -23,7 +33,19 @@ UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
 
 SLAVE = 0x100010
 SIBLING_SLAVE = 0x100011
-IPVLAN_POD = PodEntry(who.OWN_MAC, POD_OWN_MAC, who.POD_ONE, "255.255.255.0", who.UPLINK)
+IPVLAN_POD = PodEntry(
+    mac=who.OWN_MAC,
+    flags=POD_OWN_MAC,
+    addr4=who.POD_ONE,
+    mask4="255.255.255.0",
+    uplink_ifindex=who.UPLINK,
+    addr6=who.POD_ONE_V6,
+    mask6="ffff:ffff:ffff:ffff::",
+    gateway4=who.GATEWAY,
+    gateway6=who.GATEWAY_V6,
+)
+CLUSTER_IP = ADDRESS_FRONTEND | ADDRESS_CLUSTER_IP
+_KEPT = ("counters", "calls", "workspaces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +70,16 @@ class Rig:
             "ip link set slave up",
             "ip link set wire up",
             f"ip address add {who.POD_ONE}/24 dev slave",
+            f"ip address add {who.POD_ONE_V6}/64 dev slave nodad",
             f"ip route add default via {who.GATEWAY}",
+            f"ip route add default via {who.GATEWAY_V6}",
             f"ip route add blackhole {who.BLACKHOLE}",
             f"ip neighbour add {who.GATEWAY} lladdr {who.GATEWAY_MAC} dev slave",
             f"ip neighbour add {who.ON_LINK} lladdr {who.REMOTE_MAC} dev slave",
+            f"ip neighbour add {who.GATEWAY_V6} lladdr {who.GATEWAY_MAC} dev slave",
+            f"ip neighbour add {who.ON_LINK_V6} lladdr {who.REMOTE_MAC} dev slave",
         )
         ip(self.netns, *commands)
-        self.forwarding(True)
 
     def close(self) -> None:
         """Give all back."""
@@ -65,35 +90,46 @@ class Rig:
         """Run `work` in the pod's netns."""
         return inside(self.netns, work)
 
-    def forwarding(self, on: bool) -> None:
-        """bpf_fib_lookup works only where the device forwards."""
-
-        def write() -> None:
-            Path("/proc/sys/net/ipv4/conf/slave/forwarding").write_text("1" if on else "0")
-
-        self.inside(write)
-
     def reset(self) -> None:
         """Empty maps, then: the pod, a sibling, a pod on the other uplink, the node."""
-        for name in ("pods", "local_addresses", "services4", "backends4", "conntrack4"):
-            info = bpfcall.map_info(self.maps.fd(name))
-            for key, _ in list(bpfcall.items(self.maps.fd(name), info.key_size, info.value_size)):
-                bpfcall.delete(self.maps.fd(name), key)
+        for spec in MAPS:
+            if spec.name in _KEPT:
+                continue
+            keys = b"".join(self.raw(spec.name))
+            bpfcall.delete_batch(self.maps.fd(spec.name), keys, spec.key_size)
         self.maps.put_pod(SLAVE, IPVLAN_POD)
-        self.maps.put_local(who.POD_ONE, who.UPLINK, LOCAL_POD, SLAVE)
-        self.maps.put_local(who.SIBLING, who.UPLINK, LOCAL_POD, SIBLING_SLAVE)
-        self.maps.put_local(who.OTHER_UPLINK_POD, who.OTHER_UPLINK, LOCAL_POD, SIBLING_SLAVE + 1)
-        self.maps.put_local(who.NODE_ONE, 0, LOCAL_NODE)
+        for cast in who.CASTS:
+            self.maps.put_local(cast.pod, who.UPLINK, ADDRESS_POD, SLAVE)
+            self.maps.put_local(cast.sibling, who.UPLINK, ADDRESS_POD, SIBLING_SLAVE)
+            self.maps.put_local(cast.other_uplink_pod, who.OTHER_UPLINK, ADDRESS_POD, SIBLING_SLAVE + 1)
+            self.maps.put_local(cast.node, 0, ADDRESS_NODE)
 
     def service(
-        self, frontend: tuple[str, int, str], backends: dict[int, tuple[str, int]], service_id: int = 1
+        self,
+        frontend: tuple[str, int, str],
+        backends: dict[int, tuple[str, int]],
+        service_id: int = 1,
+        *,
+        known: int = CLUSTER_IP,
+        affinity_s: int = 0,
     ) -> None:
-        """Write a Service in the order of an update; `backends` by id. Surplus slots of an older state stay."""
+        """Write a Service in the order of an update; `backends` by id. What an older state has beyond that stays.
+
+        `known`: what is said of its address, ADDRESS_ENDPOINTS by itself.
+        """
         for number, (address, port) in backends.items():
-            self.maps.put_backend(number, BackendEntry(address, port))
+            self.maps.backends.put(Number(number), BackendEntry(address, port, service_id))
         for slot, number in enumerate(backends, 1):
-            self.maps.put_service(ServiceKey(*frontend, slot), ServiceEntry(backend_id=number))
-        self.maps.put_service(ServiceKey(*frontend, 0), ServiceEntry(service_id=service_id, count=len(backends)))
+            self.maps.services.put(ServiceKey(*frontend, slot), ServiceEntry(backend_id=number))
+        entry = ServiceEntry(service_id=service_id, count=len(backends), affinity_s=affinity_s)
+        self.maps.services.put(ServiceKey(*frontend, 0), entry)
+        if known:
+            self.maps.mark_address(frontend[0], ~0, known | (ADDRESS_ENDPOINTS if backends else 0))
+
+    def raw(self, name: str) -> dict[bytes, bytes]:
+        """Give what is in a map, packed."""
+        spec = next(spec for spec in MAPS if spec.name == name)
+        return dict(bpfcall.items(self.maps.fd(name), spec.key_size, spec.value_size))
 
     def run(self, program: str, frame: bytes, ifindex: int = SLAVE) -> Outcome:
         """One frame through one program, as if on device `ifindex` of the pod's netns."""
@@ -112,4 +148,4 @@ class Rig:
 
     def delete_conntrack(self, flow: Flow) -> None:
         """Take one entry away, as the LRU does."""
-        assert bpfcall.delete(self.maps.fd("conntrack4"), flow.encode())
+        assert self.maps.conntrack.delete(flow)

@@ -5,109 +5,118 @@ from __future__ import annotations
 import pytest
 
 from datapath.abi import CT_FORWARD, CT_REVERSE
-from datapath.entries import Flow, Translation
-from tests.bpf.flow_steps import (
-    BACKEND,
-    CLIENT,
-    WEB,
-    WEB_TWO,
-    V,
-    addresses,
-    half_open,
-    pair,
-    received,
-    same,
-    sent,
-    web,
-)
+from datapath.flows import Flow, Translation
+from tests.bpf.flow_steps import V, addresses, half_open, in_both_families, pair, received, same, sent, web
 from tests.bpf.rig import Rig
-from tests.packets import FAR, POD_ONE, VIP, VIP_TWO, readdressed, tcp, udp
+from tests.packets import Cast, readdressed, sctp, tcp, udp
+
+pytestmark = in_both_families
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
-def test_two_services_one_backend_one_source_port(rig: Rig, protocol: str) -> None:
+def test_two_services_one_backend_one_source_port(rig: Rig, cast: Cast, protocol: str) -> None:
     """Both flows would be one tuple at the backend: the second takes another source port, and gets its own back."""
     make = tcp if protocol == "TCP" else udp
-    web(rig, FAR, protocol=protocol)
-    rig.service((*WEB_TWO, protocol), {1: BACKEND}, service_id=2)
-    sent(rig, make(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    out = sent(rig, make(CLIENT, WEB_TWO), V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
+    to_two = make(cast.client, (cast.vip_two, 80))
+    web(rig, cast.far, protocol=protocol)
+    rig.service((cast.vip_two, 80, protocol), {2: cast.backend}, service_id=2)
+    sent(rig, make(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    out = sent(rig, to_two, V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
     port = addresses(out)[1]
     assert port != 40000
-    same(out, readdressed(make(CLIENT, WEB_TWO), sport=port, dst=FAR, dport=8080))
-    second = make(BACKEND, (POD_ONE, port))
-    same(received(rig, second), readdressed(second, src=VIP_TWO, sport=80, dport=40000))
-    first = make(BACKEND, CLIENT)
-    same(received(rig, first), readdressed(first, src=VIP, sport=80))
-    assert addresses(sent(rig, make(CLIENT, WEB_TWO), V.VERDICT_SERVICE_GATEWAY))[1] == port
+    same(out, readdressed(to_two, sport=port, dst=cast.far, dport=8080))
+    second = make(cast.backend, (cast.pod, port))
+    same(received(rig, second), readdressed(second, src=cast.vip_two, sport=80, dport=40000))
+    first = make(cast.backend, cast.client)
+    same(received(rig, first), readdressed(first, src=cast.vip, sport=80))
+    assert addresses(sent(rig, to_two, V.VERDICT_SERVICE_GATEWAY))[1] == port
 
 
-def test_abandoned_tuple_is_taken_over(rig: Rig) -> None:
+def test_sctp_keeps_its_port_or_is_dropped(rig: Rig, cast: Cast) -> None:
+    """SCTP's checksum covers the ports: no other source port is tried, and the first flow goes on."""
+    web(rig, cast.far, protocol="SCTP")
+    rig.service((cast.vip_two, 80, "SCTP"), {2: (cast.far, 80)}, service_id=2)
+    sent(rig, sctp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    sent(rig, sctp(cast.client, (cast.vip_two, 80)), V.DROP_NO_SOURCE_PORT)
+    sent(rig, sctp(cast.client, cast.web, "data"), V.VERDICT_SERVICE_GATEWAY)
+    assert pair(rig)[1].address == cast.vip
+
+
+def test_abandoned_tuple_is_taken_over(rig: Rig, cast: Cast) -> None:
     """Nobody used the other flow for a minute and no socket is behind it: its pair goes, the source port stays."""
-    web(rig, FAR)
-    other = Flow(*CLIENT, VIP_TWO, 80, "TCP", CT_FORWARD)
-    rig.maps.put_conntrack(other, Translation(*BACKEND, 40000, 2, 1))
-    rig.maps.put_conntrack(Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE), Translation(VIP_TWO, 80, 40000, 2, 1, 1))
-    out = sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    assert addresses(out) == (*CLIENT, *BACKEND)
-    assert pair(rig)[1].address == VIP
+    web(rig, cast.far)
+    other = Flow(*cast.client, cast.vip_two, 80, "TCP", CT_FORWARD)
+    rig.maps.conntrack.put(other, Translation(*cast.backend, 40000, 2, 1))
+    reverse = Flow(*cast.backend, *cast.client, "TCP", CT_REVERSE)
+    rig.maps.conntrack.put(reverse, Translation(cast.vip_two, 80, 40000, 2, 1, 1))
+    out = sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    assert addresses(out) == (*cast.client, *cast.backend)
+    assert pair(rig)[1].address == cast.vip
 
 
-def test_idle_but_living_connection_keeps_its_tuple(rig: Rig) -> None:
-    web(rig, FAR)
-    rig.maps.put_conntrack(Flow(*BACKEND, *CLIENT, "TCP", CT_REVERSE), Translation(VIP_TWO, 80, 40000, 2, 1, 1))
-    with half_open(rig, (VIP_TWO, 80)):
-        out = sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
+def test_idle_but_living_connection_keeps_its_tuple(rig: Rig, cast: Cast) -> None:
+    web(rig, cast.far)
+    reverse = Flow(*cast.backend, *cast.client, "TCP", CT_REVERSE)
+    rig.maps.conntrack.put(reverse, Translation(cast.vip_two, 80, 40000, 2, 1, 1))
+    with half_open(rig, cast, (cast.vip_two, 80)):
+        out = sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
     assert addresses(out)[1] != 40000
 
 
-def test_direct_connection_first_then_the_service(rig: Rig) -> None:
+def test_direct_connection_first_then_the_service(rig: Rig, cast: Cast) -> None:
     """The pod talks to the backend directly from this port: no entry knows it, the pod's own socket does."""
-    web(rig, FAR)
-    with half_open(rig, BACKEND):
-        out = sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
+    web(rig, cast.far)
+    with half_open(rig, cast, cast.backend):
+        out = sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY, V.EVENT_NEW_SOURCE_PORT)
     assert addresses(out)[1] != 40000
 
 
-def test_direct_connection_after_the_service_flow_ended(rig: Rig) -> None:
+def test_direct_connection_after_the_service_flow_ended(rig: Rig, cast: Cast) -> None:
     """A reverse entry left behind must not capture the direct connection's answer (peers_measured.md, lesson 2)."""
-    web(rig, FAR)
-    sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    direct = tcp(CLIENT, BACKEND)
+    web(rig, cast.far)
+    sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    direct = tcp(cast.client, cast.backend)
     same(sent(rig, direct, V.VERDICT_DIRECT, V.EVENT_STALE_PAIR), direct)
-    assert rig.maps.conntrack() == {}
-    received(rig, tcp(BACKEND, CLIENT, "SA"), V.VERDICT_PASS)
+    assert dict(rig.maps.conntrack.items()) == {}
+    received(rig, tcp(cast.backend, cast.client, "SA"), V.VERDICT_PASS)
 
 
-def test_direct_connection_beside_a_living_service_flow(rig: Rig) -> None:
+def test_direct_connection_beside_a_living_service_flow(rig: Rig, cast: Cast) -> None:
     """Two sockets, one port, one backend: the service flow goes on, the direct one takes another source port."""
-    web(rig, FAR)
-    sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    with half_open(rig, WEB):
-        out = sent(rig, tcp(CLIENT, BACKEND), V.VERDICT_DIRECT_NAT, V.EVENT_NEW_SOURCE_PORT)
+    web(rig, cast.far)
+    direct = tcp(cast.client, cast.backend)
+    sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    with half_open(rig, cast, cast.web):
+        out = sent(rig, direct, V.VERDICT_DIRECT_NAT, V.EVENT_NEW_SOURCE_PORT)
         port = addresses(out)[1]
         assert port != 40000
-        same(out, readdressed(tcp(CLIENT, BACKEND), sport=port))
-        answer = tcp(BACKEND, (POD_ONE, port), "SA")
+        same(out, readdressed(direct, sport=port))
+        answer = tcp(cast.backend, (cast.pod, port), "SA")
         same(received(rig, answer), readdressed(answer, dport=40000))
-        assert addresses(sent(rig, tcp(CLIENT, BACKEND, "A"), V.VERDICT_DIRECT_NAT))[1] == port
-        received(rig, tcp(BACKEND, CLIENT, "PA"))
-        sent(rig, tcp(CLIENT, WEB, "PA"), V.VERDICT_SERVICE_GATEWAY)
+        assert addresses(sent(rig, tcp(cast.client, cast.backend, "A"), V.VERDICT_DIRECT_NAT))[1] == port
+        received(rig, tcp(cast.backend, cast.client, "PA"))
+        sent(rig, tcp(cast.client, cast.web, "PA"), V.VERDICT_SERVICE_GATEWAY)
 
 
-def test_direct_nat_note_survives_a_put_of_the_pod(rig: Rig) -> None:
+def test_direct_nat_note_survives_a_put_of_the_pod(rig: Rig, cast: Cast) -> None:
     """A restarted agent writes its pods again: flows with a changed port go on."""
-    web(rig, FAR)
-    sent(rig, tcp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    with half_open(rig, WEB):
-        port = addresses(sent(rig, tcp(CLIENT, BACKEND), V.VERDICT_DIRECT_NAT, V.EVENT_NEW_SOURCE_PORT))[1]
+    web(rig, cast.far)
+    sent(rig, tcp(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    direct = tcp(cast.client, cast.backend)
+    with half_open(rig, cast, cast.web):
+        port = addresses(sent(rig, direct, V.VERDICT_DIRECT_NAT, V.EVENT_NEW_SOURCE_PORT))[1]
     rig.put_pod()
-    assert addresses(sent(rig, tcp(CLIENT, BACKEND, "A"), V.VERDICT_DIRECT_NAT))[1] == port
+    assert addresses(sent(rig, tcp(cast.client, cast.backend, "A"), V.VERDICT_DIRECT_NAT))[1] == port
 
 
-def test_direct_datagram_ends_the_service_flow(rig: Rig) -> None:
-    web(rig, FAR, protocol="UDP")
-    sent(rig, udp(CLIENT, WEB), V.VERDICT_SERVICE_GATEWAY)
-    same(sent(rig, udp(CLIENT, BACKEND), V.VERDICT_DIRECT, V.EVENT_STALE_PAIR), udp(CLIENT, BACKEND))
-    received(rig, udp(BACKEND, CLIENT), V.VERDICT_PASS)
-    assert rig.maps.conntrack() == {}
+@pytest.mark.parametrize("protocol", ["UDP", "SCTP"])
+def test_direct_packet_without_a_life_ends_the_service_flow(rig: Rig, cast: Cast, protocol: str) -> None:
+    """Datagrams (and SCTP, whose sockets nobody can ask for) belong to the last sender."""
+    make = udp if protocol == "UDP" else sctp
+    backend = cast.backend if protocol == "UDP" else (cast.far, 80)
+    web(rig, cast.far, protocol=protocol)
+    sent(rig, make(cast.client, cast.web), V.VERDICT_SERVICE_GATEWAY)
+    direct = make(cast.client, backend)
+    same(sent(rig, direct, V.VERDICT_DIRECT, V.EVENT_STALE_PAIR), direct)
+    received(rig, make(backend, cast.client), V.VERDICT_PASS)
+    assert dict(rig.maps.conntrack.items()) == {}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from datapath import bpfcall, loader
-from datapath.abi import LAYOUTS, MAPS, Verdict, layout
-from datapath.entries import ServiceEntry, ServiceKey
+from datapath.abi import ABI_VERSION, LAYOUTS, MAPS, Verdict, layout
+from datapath.entries import ServiceEntry, ServiceKey, pack_ip
 from datapath.loader import PROGRAMS, BpffsMissing, BpfLoadError, Programs
 from datapath.maps import Maps, maps_folder
 from tests.bpf.rig import Rig
@@ -26,14 +26,35 @@ from bcc import BPF
 from datapath.loader import SOURCES
 b = BPF(text=sys.stdin.read(), cflags=[f'-DBPF_MAPS="{sys.argv[1]}"', f"-I{SOURCES}/stubs/include"])
 def facts(kind):
+    if issubclass(kind, ctypes.Array):  # per CPU
+        kind = kind._type_
     fields = [(f[0], getattr(kind, f[0]).offset, getattr(kind, f[0]).size) for f in getattr(kind, "_fields_", ())]
     return ctypes.sizeof(kind), [f for f in fields if not f[0].startswith("__pad")]
 print(json.dumps({name: [facts(b[name].Key), facts(b[name].Leaf)] for name in sys.argv[2:]}))
 """
 
+# Key and value of every map: a struct of abi.h, or the size of a plain integer.
+STRUCTS: dict[str, tuple[str | int, str | int]] = {
+    "pods": (4, "pod"),
+    "addresses": ("ip", "address"),
+    "services": ("service_key", "service"),
+    "backends": (4, "backend"),
+    "conntrack": ("flow", "conntrack"),
+    "affinity": ("affinity_key", "affinity"),
+    "fragments": ("fragment_key", "fragment"),
+    "refusals": (4, "refusals"),
+    "flow_counters": (4, "flow_counters"),
+    "netns_pods": (8, 4),
+    "socket_backends": ("socket_key", "socket_peer"),
+    "socket_frontends": ("socket_key", "socket_peer"),
+    "counters": (4, 8),
+    "workspaces": (4, "workspace"),
+    "calls": (4, 4),
+}
+
 
 def builds(bpf_root: Path) -> set[str]:
-    return {folder.name for folder in (bpf_root / "v1/progs").iterdir()}
+    return {folder.name for folder in (bpf_root / f"v{ABI_VERSION}/progs").iterdir()}
 
 
 def test_adopts_what_is_pinned(programs: Programs) -> None:
@@ -51,22 +72,34 @@ def test_new_source_is_a_new_build(bpffs: Path, tmp_path: Path) -> None:
     root = bpffs / "upgrade"
     key = ServiceKey("10.96.0.1", 443, "TCP", 0)
     with loader.load(root) as first, Maps(root) as maps:
-        maps.put_service(key, ServiceEntry(service_id=9))
+        maps.services.put(key, ServiceEntry(service_id=9))
         with (changed / "to_pod.c").open("a") as source:
             source.write("/* newer */\n")
         with loader.load(root, changed) as second:
             assert second.compiled
             assert builds(root) == {second.build} != {first.build}
-        assert maps.services() == {key: ServiceEntry(service_id=9)}
+        assert dict(maps.services.items()) == {key: ServiceEntry(service_id=9)}
 
 
 def test_programs_of_other_maps_are_not_adopted(bpffs: Path) -> None:
     """Somebody removed a map's pin: the pinned programs still use the old map, so they are made anew."""
     root = bpffs / "lost_map"
     loader.load(root).close()
-    (maps_folder(root) / "services4").unlink()
+    (maps_folder(root) / "services").unlink()
     with loader.load(root) as again:
         assert again.compiled
+
+
+def test_a_start_that_was_killed_while_it_compiled(bpffs: Path) -> None:
+    """In a container the next agent has the same process number, and finds that one's folder."""
+    root = bpffs / "killed"
+    staging = root / f"v{ABI_VERSION}/progs/staging_{os.getpid()}"
+    staging.mkdir(parents=True)
+    fd = bpfcall.map_create(1, 4, 4, 10, 0, "from_pod")
+    bpfcall.obj_pin(fd, staging / "from_pod")
+    os.close(fd)
+    with loader.load(root) as programs:
+        assert builds(root) == {programs.build}
 
 
 def test_map_of_another_layout_is_refused(bpffs: Path) -> None:
@@ -124,43 +157,54 @@ def test_layouts_as_bcc_compiled_them(programs: Programs) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    structs = {
-        "pods": (None, "pod"),
-        "local_addresses": ("local_key", "local_address"),
-        "services4": ("service4_key", "service4"),
-        "backends4": (None, "backend4"),
-        "conntrack4": ("flow4", "conntrack4"),
-    }
-    for name, sides in structs.items():
-        for (size, fields), struct_name in zip(found[name], sides, strict=True):
-            if struct_name is None:
-                continue
-            offset, mirror = 0, []
-            for field, code in LAYOUTS[struct_name]:
-                width = struct.calcsize("=" + code)
-                mirror.append([field, offset, width])
-                offset += width
-            assert (size, fields) == (layout(struct_name).size, mirror), struct_name
+    assert STRUCTS.keys() == set(names)
+    for spec in MAPS:
+        sizes = (spec.key_size, spec.value_size)
+        for (size, fields), side, wanted in zip(found[spec.name], STRUCTS[spec.name], sizes, strict=True):
+            assert (size, fields, size) == (*mirror_of(side), wanted), (spec.name, side)
+    used = {side for sides in STRUCTS.values() for side in sides if isinstance(side, str)}
+    assert used == LAYOUTS.keys() | {"ip"}
+
+
+def mirror_of(side: str | int) -> tuple[int, list[list[object]]]:
+    """Size, and name, offset and size of every field as the agent packs it; no padding that nobody named."""
+    if isinstance(side, int):
+        return side, []
+    if side == "ip":
+        return len(pack_ip("::")), [["word", 0, 16]]
+    offset, fields = 0, []
+    for field, code in LAYOUTS[side]:
+        width = struct.calcsize("=" + code)
+        fields.append([field, offset, width])
+        offset += width
+    return layout(side).size, fields
+
+
+def readme_rows(columns: int) -> list[tuple[str, ...]]:
+    """The rows of bpf/README.md's tables with so many columns."""
+    lines = (loader.SOURCES / "README.md").read_text().splitlines()
+    rows = [tuple(cell.strip(" `") for cell in line.strip("|").split("|")) for line in lines if line.startswith("| `")]
+    return [row for row in rows if len(row) == columns]
 
 
 def test_readme_shows_the_hooks() -> None:
     """bpf/README.md lists every program in packet order, with its file and hook, as the loader has them."""
-    rows = [
-        tuple(cell.strip(" `") for cell in line.strip("|").split("|"))
-        for line in (loader.SOURCES / "README.md").read_text().splitlines()
-        if line.startswith("| `")
-    ]
-    hooks = [row[:3] for row in rows if len(row) == 4]
+    hooks = [row[:3] for row in readme_rows(4)]
     assert hooks == [(spec.name, spec.source, spec.hook) for spec in PROGRAMS]
+
+
+def test_readme_shows_the_headers() -> None:
+    headers = sorted(path.name for path in (loader.SOURCES / "lib").glob("*.h"))
+    assert [row[0] for row in readme_rows(2)] == headers
 
 
 def test_entries_of_a_stranger_are_dropped(rig: Rig) -> None:
     """A pinned map is untrusted input: padding that our programs would never ask for makes an entry unreachable."""
     wild = bytearray(ServiceKey("10.96.0.10", 80, "TCP", 0).encode())
     wild[-1] = 7
-    bpfcall.update(rig.maps.fd("services4"), bytes(wild), ServiceEntry(1).encode())
-    assert rig.maps.services() == {}
-    assert bpfcall.lookup(rig.maps.fd("services4"), bytes(wild), 16) is None
+    bpfcall.update(rig.maps.fd("services"), bytes(wild), ServiceEntry(1).encode())
+    assert dict(rig.maps.services.items()) == {}
+    assert bpfcall.lookup(rig.maps.fd("services"), bytes(wild), 16) is None
 
 
 def test_walk_of_a_large_map(rig: Rig) -> None:

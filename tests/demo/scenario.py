@@ -212,7 +212,7 @@ def nothing_left(bed: Bed, before: Mapping[str, frozenset[str]], *, services: bo
             lines += [f"{node}: left: {line}" for line in sorted(now - before[node])]
             lines += [f"{node}: lost: {line}" for line in sorted(before[node] - now)]
             entries = leftovers.map_entries(agent.config.bpf_root)
-            lines += [f"{node}: map entry {e}" for e in entries if not (services and e.startswith("services4 "))]
+            lines += [f"{node}: map entry {e}" for e in entries if not (services and e.startswith("services "))]
         return "\n".join(lines)
 
     eventually("after the deletion", wrong)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,10 +35,15 @@ SETTLE_S = 8.0
 
 @dataclass
 class AgentRig:
-    """The node, its store and its agent. A context manager; leaving it removes everything."""
+    """The node, its store and its agent. A context manager; leaving it removes everything.
+
+    `settings` are fields of the agent's Config.
+    """
 
     cooldown_s: float = 0.0
     state_dir: Path | None = None
+    socket_lb: str = "on"
+    settings: dict[str, Any] = field(default_factory=dict)
     prefix: str = field(default_factory=lambda: f"dla{secrets.token_hex(3)}")
     containers: dict[str, Container] = field(default_factory=dict)
 
@@ -56,7 +61,9 @@ class AgentRig:
             bpf_root=Path("/sys/fs/bpf") / self.prefix,
             default_network=NETWORK,
             cooldown_s=self.cooldown_s,
+            socket_lb=self.socket_lb,
         )
+        self.config = replace(self.config, **self.settings)
         self.agent = AgentProcess(self.config, self.prefix, self.home / "agent.log")
         try:
             self._build()

@@ -58,8 +58,8 @@ def programmed(rig: AgentRig) -> dict[str, list[str]]:
     """ "ClusterIP:port" -> the addresses of its backends, as the maps have them."""
     found: dict[str, list[str]] = {}
     with Maps(rig.config.bpf_root) as maps:
-        backends = maps.backends()
-        for key, entry in sorted(maps.services().items(), key=lambda item: item[0].slot):
+        backends = {key.number: entry for key, entry in maps.backends.items()}
+        for key, entry in sorted(maps.services.items(), key=lambda item: item[0].slot):
             held = found.setdefault(f"{key.address}:{key.port}", [])
             if key.slot:
                 held.append(backends[entry.backend_id].address)
@@ -93,7 +93,7 @@ def test_an_add_while_its_uplink_vanishes(rig: AgentRig):
 
 
 def test_an_uplink_made_anew_leaves_no_local_address(rig: AgentRig):
-    """`local_addresses` of the old number go, whether its pods' DELs come before or after the new one is known."""
+    """`addresses` of the old number go, whether its pods' DELs come before or after the new one is known."""
     try:
         netns.ip_batch(NEW_UPLINK, rig.prefix)
         rig.add(master="eth2")
@@ -209,15 +209,15 @@ def test_a_manifest_of_deep_aliases(rig: AgentRig, files: Path):
     assert rig.agent.pid == pid and rig.add()
 
 
-def test_a_cluster_ip_that_the_maps_do_not_know(rig: AgentRig, files: Path):
-    """IPv4 inside IPv6: skipped, and the Services beside it are programmed, also at a start."""
+def test_a_cluster_ip_in_another_spelling(rig: AgentRig, files: Path):
+    """IPv4 inside IPv6 is the IPv4 address, as for kube-proxy, also at a start; Services beside it do not suffer."""
     write(files / "a.json", {**SERVICE, "metadata": {"name": "a"}}, clusterIP="::ffff:10.96.0.9")
     write(files / "b.json", SERVICE)
-    reach(rig, {"10.96.0.10:80": []})
+    reach(rig, {"10.96.0.9:80": [], "10.96.0.10:80": []})
     rig.agent.kill()
     rig.restart()
     write(files / "c.json", {**SERVICE, "metadata": {"name": "c"}}, clusterIP="10.96.0.11")
-    reach(rig, {"10.96.0.10:80": [], "10.96.0.11:80": []})
+    reach(rig, {"10.96.0.9:80": [], "10.96.0.10:80": [], "10.96.0.11:80": []})
     assert problems(rig) == []
 
 

@@ -75,7 +75,7 @@ DAMAGES: dict[str, tuple[Callable[[Attached], object], str]] = {
     "clsact": (lambda pod: pod.tc("qdisc del dev eth0 clsact"), "hold_egress"),
     "map pods": (_no_pod_entry, "map pods"),
     "map pods' content": (_wrong_pod_entry, "map pods"),
-    "map local_addresses": (_no_local_entry, "map local_addresses"),
+    "map addresses": (_no_local_entry, "map addresses"),
 }
 
 

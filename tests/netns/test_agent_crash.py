@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import pytest
 
-from datapath.abi import LOCAL_POD
+from datapath.abi import ADDRESS_POD
 from datapath.maps import Maps
 from tests.netns.agent_rig import AgentRig
 from tests.netns.cni_calls import Container
@@ -151,7 +151,7 @@ def _agree(rig: AgentRig, containers: list[Container]) -> None:
     assert rig.attachments().get("ready", 0) == len(present) == rig.pools()["main"][0]
     with Maps(rig.config.bpf_root) as maps:
         assert set(maps.pods()) == {link["ifindex"] for _, link in present}
-        local = {key.address: entry for key, entry in maps.locals().items() if entry.kind == LOCAL_POD}
+        local = {key.address: entry for key, entry in maps.locals().items() if entry.kind == ADDRESS_POD}
     assert set(local) == set(flat)
     assert netns.run(["ip", "-n", rig.prefix, "neigh", "show", "nud", "permanent"]) == ""
     rig.eventually(lambda: set(rig.published("main")["allocatedIPs"]) == set(flat), lambda: rig.published("main"))

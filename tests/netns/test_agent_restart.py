@@ -45,7 +45,7 @@ def test_killed_with_pods_attached(rig: AgentRig):
 
 def test_maps_that_somebody_emptied_are_written_again(rig: AgentRig):
     """Pinned maps are untrusted: a missing entry comes back at the start, a foreign one goes."""
-    from datapath.abi import LOCAL_POD
+    from datapath.abi import ADDRESS_POD
     from datapath.maps import Maps
 
     container, answer = rig.add()
@@ -56,7 +56,9 @@ def test_maps_that_somebody_emptied_are_written_again(rig: AgentRig):
         maps.delete_pod(ifindex)
         maps.delete_local(container.addresses()[0].split("/")[0], entry.uplink_ifindex)
         maps.put_pod(0x1FFFFF, entry)
-        maps.put_local("10.8.0.99", entry.uplink_ifindex, LOCAL_POD, 0x1FFFFF)
+        maps.put_local("10.8.0.99", entry.uplink_ifindex, ADDRESS_POD, 0x1FFFFF)
+        maps.put_local("10.8.0.98", entry.uplink_ifindex, ADDRESS_POD, ifindex)  # it could send with that one
+        maps.put_local("10.8.0.97", 0, ADDRESS_POD, ifindex)
     rig.restart()
     with Maps(rig.config.bpf_root) as maps:
         assert maps.pods() == {ifindex: entry}

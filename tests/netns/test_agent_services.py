@@ -1,4 +1,7 @@
-"""ClusterIPs between two nodes with macvlan pods: backends near and far, changes under load, the agent's death."""
+"""ClusterIPs between two nodes with macvlan pods: backends near and far, changes under load, the agent's death.
+
+Packet by packet in tc, and socket by socket: both pass the same tests.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,10 +50,14 @@ class Cluster:
         self.pods: dict[str, Sandbox] = {one.name: one for one in bed.start_pods(pods)}
         self.client = self.pods["client"].netns
 
-    def ready(self, *names: str) -> None:
+    def ready(self, *names: str, draining: Sequence[str] = ()) -> None:
         """Make these the service's endpoints, and wait until it is so in the maps of both nodes."""
         ports = [{"name": p.lower(), "port": TARGET_PORT, "protocol": p} for p in ASK]
-        endpoints = [{"addresses": [self.pods[name].address], "conditions": {"ready": True}} for name in names]
+        terminating = {"ready": False, "serving": True, "terminating": True}
+        endpoints = [
+            {"addresses": [self.pods[name].address], "conditions": terminating if name in draining else {"ready": True}}
+            for name in (*names, *draining)
+        ]
         meta = {**SERVICE["metadata"], "labels": {"kubernetes.io/service-name": "named"}}
         kind = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4"}
         self.bed.folder.apply({**kind, "metadata": meta, "endpoints": endpoints, "ports": ports})
@@ -66,7 +74,8 @@ class Cluster:
         found = set()
         for node, agent in self.bed.agents.items():
             with Maps(agent.config.bpf_root) as maps:
-                services, backends = maps.services(), maps.backends()  # two reads: they may not fit together
+                services = dict(maps.services.items())
+                backends = {key.number: one for key, one in maps.backends.items()}  # two reads: they may not fit
             for protocol in ASK:
                 head = services.get(ServiceKey(VIP, PORT, protocol, 0), ServiceEntry())
                 for slot in range(1, head.count + 1):
@@ -76,12 +85,14 @@ class Cluster:
         return found
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(scope="module", params=["tc", "sockets"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Both agents run, nothing is filtered (each macvlan pod has a MAC of its own)."""
     manifests = [*load(scenario.MANIFESTS), SERVICE]
     cluster_ips = {**scenario.CLUSTER_IPS, "default/named": VIP}
     with Bed(manifests, cluster_ips, overrides=MACVLAN, filtered=False, cooldown_s=0) as bed, ExitStack() as servers:
+        for agent in bed.agents.values():
+            agent.config = replace(agent.config, socket_lb="on" if request.param == "sockets" else "off")
         bed.start_agents()
         built = Cluster(bed)
         for name in Cluster.BACKENDS:
@@ -170,8 +181,8 @@ def test_backends_come_and_go(cluster: Cluster, protocol: str):
 
 
 def test_connections_outlive_the_agent(cluster: Cluster):
-    """A TCP connection goes on through SIGKILL and restart, even to a backend that was removed meanwhile; new flows are
-    served while there is no agent."""
+    """A TCP connection goes on through SIGKILL and restart, and while its backend drains; new flows are served while
+    there is no agent."""
     cluster.ready("remote")
     agent = cluster.bed.agents["master"]
     with connect(cluster.client, VIP, PORT) as stream:
@@ -184,9 +195,49 @@ def test_connections_outlive_the_agent(cluster: Cluster):
         agent.start()
         agent.wait_ready()
         echo(stream, block)
-        cluster.ready("far")
+        cluster.ready("far", draining=["remote"])
+        assert answers(cluster, "TCP", 5) == answers(cluster, "UDP", 5) == {"far": 5}
         echo(stream, block)
+        agent.kill()
+        agent.start()
+        agent.wait_ready()
+        echo(stream, block)
+
+
+def test_connections_to_a_removed_backend_end(cluster: Cluster):
+    """At once and with an error, so that the client can go elsewhere."""
+    cluster.ready("remote")
+    with connect(cluster.client, VIP, PORT) as stream:
+        assert who(stream) == "remote"
+        cluster.ready("far")
+
+        def goes_on() -> str:
+            try:
+                echo(stream, b"still there?")
+            except TimeoutError:
+                return "silence"
+            except OSError:
+                return ""
+            return "the connection goes on"
+
+        scenario.eventually("reset", goes_on)
     assert answers(cluster, "TCP", 5) == {"far": 5}
+
+
+def test_a_restart_changes_no_entry(cluster: Cluster):
+    """Ids, slots, backends and what is known of addresses are taken over as they are."""
+
+    def entries() -> tuple[object, ...]:
+        with Maps(agent.config.bpf_root) as maps:
+            return dict(maps.services.items()), dict(maps.backends.items()), maps.addresses()
+
+    cluster.ready("remote", "far")
+    agent = cluster.bed.agents["master"]
+    before = entries()
+    agent.kill()
+    agent.start()
+    agent.wait_ready()
+    assert entries() == before
 
 
 def test_changes_while_the_agent_is_away(cluster: Cluster):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from datapath import netlink, rtnl, rtsocket
-from datapath.abi import LOCAL_NODE
+from datapath.abi import ADDRESS_NODE
 from datapath.netlink import NetlinkError, Uplink
 from datapath.unwiring import reap, unwire
 from datapath.wiring import PodAddress, PodWiring, wire
@@ -35,7 +35,7 @@ def bare(node: Node) -> tuple[int, Looks]:
 
 def test_unwire_frees_the_address_and_keeps_the_link(node: Node, wired_as: PodWiring, bare: tuple[int, Looks]) -> None:
     (pod, _), node_before = bare, fingerprint(node.netns)
-    node.maps.put_local("10.7.0.1", 0, LOCAL_NODE)
+    node.maps.put_local("10.7.0.1", 0, ADDRESS_NODE)
     node.run(lambda: wire(wired_as, pod, node.kernel))
     for _ in range(2):
         node.run(lambda: unwire(wired_as, pod, node.kernel))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from datapath import netlink, rtnl
-from datapath.abi import LOCAL_NODE, LOCAL_POD
+from datapath.abi import ADDRESS_NODE, ADDRESS_POD
 from datapath.entries import LocalEntry, LocalKey
 from datapath.netlink import Filter, NetlinkError, UplinkUnusable
 from datapath.rtsocket import RouteSocket, Step, run
@@ -84,12 +84,12 @@ def test_the_nodes_addresses_of_all_links_are_known_and_old_ones_forgotten(node:
     ip(node.netns, "ip addr add 192.168.0.14/24 dev eth1", "ip addr add 169.254.9.9/16 dev eth1 scope link")
     ip(node.netns, "ip link add kube-ipvs0 type veth peer name x", "ip addr add 10.96.0.1/32 dev kube-ipvs0")
     pod = LocalKey("10.7.0.20", node.uplink.ifindex)
-    node.maps.put_local(pod.address, pod.uplink_ifindex, LOCAL_POD, 7)
-    node.maps.put_local("10.7.0.99", 0, LOCAL_NODE)
+    node.maps.put_local(pod.address, pod.uplink_ifindex, ADDRESS_POD, 7)
+    node.maps.put_local("10.7.0.99", 0, ADDRESS_NODE)
     prepare(node)
-    entry = LocalEntry(LOCAL_NODE, 0)
+    entry = LocalEntry(ADDRESS_NODE, 0)
     wanted = {LocalKey(address, 0): entry for address in ("10.7.0.1", "fd07::1", "192.168.0.14")}
-    assert node.maps.locals() == wanted | {pod: LocalEntry(LOCAL_POD, 7)}
+    assert node.maps.locals() == wanted | {pod: LocalEntry(ADDRESS_POD, 7)}
     ip(node.netns, "ip addr del 192.168.0.14/24 dev eth1")
     assert node.run(lambda: write_node_addresses(node.kernel)) == ("10.7.0.1", "fd07::1")
     assert LocalKey("192.168.0.14", 0) not in node.maps.locals()

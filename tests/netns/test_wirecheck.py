@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from datapath.abi import LOCAL_POD
+from datapath.abi import ADDRESS_POD
 from datapath.wirecheck import check
 from datapath.wiring import PodWiring, wire
 from tests.netns.node import IFINDEX, Node, ip, pod_wiring
@@ -113,9 +113,9 @@ def test_map_entries(node: Node) -> None:
     assert found() == [f"map pods has no entry for ifindex {IFINDEX}"]
     node.maps.put_pod(IFINDEX, good)
     node.maps.delete_local("fd07::20", node.uplink.ifindex)
-    assert found() == [f"map local_addresses does not lead fd07::20 to ifindex {IFINDEX}"]
-    node.maps.put_local("fd07::20", node.uplink.ifindex, LOCAL_POD, IFINDEX + 1)
-    assert found() == [f"map local_addresses does not lead fd07::20 to ifindex {IFINDEX}"]
+    assert found() == [f"map addresses does not lead fd07::20 to ifindex {IFINDEX}"]
+    node.maps.put_local("fd07::20", node.uplink.ifindex, ADDRESS_POD, IFINDEX + 1)
+    assert found() == [f"map addresses does not lead fd07::20 to ifindex {IFINDEX}"]
 
 
 def test_a_netns_that_is_gone_is_a_deviation(node: Node) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import pytest
 
 from datapath import netlink, rtnl, rtsocket
-from datapath.abi import LOCAL_POD, POD_OWN_MAC
+from datapath.abi import ADDRESS_POD, POD_OWN_MAC
 from datapath.entries import LocalEntry, LocalKey, PodEntry
 from datapath.netlink import AddressInUse, LinkExists, NetlinkError, NetnsGone, UplinkUnusable
 from datapath.wirecheck import check
@@ -42,11 +42,21 @@ def test_a_macvlan_pod_gets_all_that_was_asked_for(node: Node) -> None:
         assert int(shown[shown.index("id") + 1]) == program_id(node.programs.fd(name))
     assert "UP" in ip(pod, "ip -o link show lo")
     assert node.maps.pods() == {
-        IFINDEX: PodEntry(done.mac, 0, "10.7.0.20", "255.255.255.0", node.uplink.ifindex),
+        IFINDEX: PodEntry(
+            mac=done.mac,
+            flags=0,
+            addr4="10.7.0.20",
+            mask4="255.255.255.0",
+            uplink_ifindex=node.uplink.ifindex,
+            addr6="fd07::20",
+            mask6="ffff:ffff:ffff:ffff::",
+            gateway4="10.7.0.254",
+            gateway6="fd07::fe",
+        ),
     }
     assert node.maps.locals() == {
-        LocalKey("10.7.0.20", node.uplink.ifindex): LocalEntry(LOCAL_POD, IFINDEX),
-        LocalKey("fd07::20", node.uplink.ifindex): LocalEntry(LOCAL_POD, IFINDEX),
+        LocalKey("10.7.0.20", node.uplink.ifindex): LocalEntry(ADDRESS_POD, IFINDEX),
+        LocalKey("fd07::20", node.uplink.ifindex): LocalEntry(ADDRESS_POD, IFINDEX),
     }
     assert node.run(lambda: check(facts, pod, node.kernel)) == []
 

@@ -5,8 +5,9 @@ import secrets
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,8 @@ class Bed:
     """A cluster of two nodes on which the manifests are applied; leaving it removes everything.
 
     manifests: raw objects; cluster_ips: Service "ns/name" -> its ClusterIP; overrides: keys put into every network
-    configuration, such as {"linkKind": "macvlan"}; filtered: whether the VPC drops what the cloud did not assign.
+    configuration, such as {"linkKind": "macvlan"}; filtered: whether the VPC drops what the cloud did not assign;
+    settings: fields of every agent's Config, such as {"datapath": "netlink"}.
     """
 
     def __init__(
@@ -38,12 +40,13 @@ class Bed:
         overrides: Mapping[str, Any] | None = None,
         filtered: bool = True,
         cooldown_s: float = 30.0,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._manifests = manifests
         self._overrides = overrides or {}
         self._stack = contextlib.ExitStack()
         self._cluster_ips = cluster_ips
-        self._cooldown_s = cooldown_s
+        self._settings = {"cooldown_s": cooldown_s, **(settings or {})}
         self.vpc = Vpc(assigned_addresses(manifests), filtered=filtered)
         self.agents: dict[str, AgentProcess] = {}
         self.kubelets: dict[str, Kubelet] = {}
@@ -77,6 +80,15 @@ class Bed:
             agent.start()
             seconds += agent.wait_ready()
         return seconds
+
+    def balance_sockets(self, choice: str, nodes: Iterable[str] | None = None) -> None:
+        """Have the agents (of these nodes) run with --socket-lb=`choice`, "on" or "off": restart those that do not."""
+        for agent in [self.agents[node] for node in nodes or self.agents]:
+            if agent.config.socket_lb != choice:
+                agent.stop()
+                agent.config = replace(agent.config, socket_lb=choice)
+                agent.start()
+                agent.wait_ready()
 
     def deploy(self) -> list[Sandbox]:
         """Turn the DaemonSets into running pods (all at once), then write the endpoints of the Services."""
@@ -128,8 +140,8 @@ class Bed:
             state_dir=home / node / "state",
             bpf_root=Path("/sys/fs/bpf") / self.vpc.node_netns(node),
             default_network=DEFAULT_NETWORK,
-            cooldown_s=self._cooldown_s,
         )
+        config = replace(config, **self._settings)
         agent = AgentProcess(config, self.vpc.node_netns(node), home / f"{node}.log")
         stack.callback(agent.clean)
         stack.callback(agent.stop)

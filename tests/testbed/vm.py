@@ -7,7 +7,6 @@ named as writable. `python -m tests.testbed.vm -- COMMAND ...` runs a command th
 import argparse
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -20,6 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
+
+from tests.testbed import kernels
+from tests.testbed.kernels import Kernel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _HOST = "/tmp/dragline-host"
@@ -40,16 +42,8 @@ def has_ipvlan() -> bool:
     return subprocess.run(["unshare", "--net", "sh", "-c", trial], capture_output=True, check=False).returncode == 0
 
 
-def newest_kernel() -> Path | None:
-    """The newest installed Debian kernel that has its modules, or None."""
-    found = [k for k in Path("/boot").glob("vmlinuz-*-amd64") if Path("/lib/modules", _release(k)).is_dir()]
-    return max(found, key=lambda k: [int(n) for n in re.findall(r"\d+", _release(k))], default=None)
-
-
 def unmet() -> str | None:
-    """Why no guest can be booted here, or None."""
-    if newest_kernel() is None:
-        return "has no Debian kernel (linux-image-amd64) to boot"
+    """Why no guest can be booted here, whatever kernel, or None."""
     if shutil.which("qemu-system-x86_64") is None:
         return "has no qemu-system-x86"
     if shutil.which("busybox") is None:
@@ -65,24 +59,25 @@ def run(
     environment: Mapping[str, str] | None = None,
     writable: Sequence[Path] = (),
     timeout_s: float = 1800.0,
-    kernel: Path | None = None,
+    kernel: Kernel | None = None,
 ) -> int:
     """Boot a guest, run `command` in the checkout there with its output streamed here, and return its exit code.
 
     environment is added to the guest's; only files below `writable` (absolute, existing) outlive the guest; timeout_s
-    bounds boot and command together. Progress goes to stderr. Raises GuestError when there is no guest to boot, the
-    time is over, or the guest died; it is killed then, as on any exception such as KeyboardInterrupt.
+    bounds boot and command together; kernel: the newest in /boot if None. Progress goes to stderr. Raises GuestError
+    when there is no guest to boot, the time is over, or the guest died; it is killed then, as on any exception such as
+    KeyboardInterrupt.
     """
-    image = kernel or newest_kernel()
+    booted = kernel or kernels.installed()
     reason = unmet()
-    if image is None or reason is not None:
-        raise GuestError(f"this machine {reason}")
-    say = Progress(f"Debian's kernel {_release(image)} in a virtual machine")
+    if booted is None or reason is not None:
+        raise GuestError(f"this machine {reason or kernels.NONE_INSTALLED}")
+    say = Progress(f"Debian's kernel {booted.release} in a virtual machine")
     with tempfile.TemporaryDirectory(prefix="dragline-vm-") as scratch, say:
         script = Path(scratch, "init.sh")
         shared = [Path(scratch), *writable]
-        script.write_text(_init_script(command, environment or {}, shared), encoding="utf-8")
-        arguments = _vng_arguments(image, script, shared)
+        script.write_text(_init_script(command, environment or {}, shared, booted), encoding="utf-8")
+        arguments = _vng_arguments(booted.image, script, shared)
         with _started(arguments) as guest:
             _stream(guest, say, time.monotonic() + timeout_s)
         exit_file = Path(scratch, "exit")
@@ -125,15 +120,11 @@ class Progress:
         print(f"vm: {time.monotonic() - self._start:4.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-def _release(kernel: Path) -> str:
-    return kernel.name.removeprefix("vmlinuz-")
-
-
 def _vng() -> Path:
     return Path(sys.executable).with_name("vng")
 
 
-def _init_script(command: Sequence[str], environment: Mapping[str, str], shared: Sequence[Path]) -> str:
+def _init_script(command: Sequence[str], environment: Mapping[str, str], shared: Sequence[Path], kernel: Kernel) -> str:
     """What the guest runs: the mounts and modules a node has, then the command; its exit code goes to a file.
 
     shared: the scratch folder (for the exit code), then the other writable ones, in the order vng mounts them.
@@ -148,8 +139,8 @@ def _init_script(command: Sequence[str], environment: Mapping[str, str], shared:
             "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf",
             "mkdir -p /run/netns /run/dragline",
             "mount -t tmpfs tmpfs /run/dragline",
+            *_cached_files(shared, kernel),
             f"modprobe --all {_MODULES}",
-            *_cached_files(shared),
             # The guest's own root folder is read-only where no overlay lies: keep caches and temporary files off it.
             "export HOME=/run/home TMPDIR=/tmp PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "mkdir -p $HOME",
@@ -162,7 +153,7 @@ def _init_script(command: Sequence[str], environment: Mapping[str, str], shared:
     )
 
 
-def _cached_files(shared: Sequence[Path]) -> list[str]:
+def _cached_files(shared: Sequence[Path], kernel: Kernel) -> list[str]:
     """Mount the machine's files once more, with a cache, over /usr and the checkout.
 
     Without it every open and every page fault of every process is a message to the emulator (9p, cache=none): loading
@@ -175,10 +166,22 @@ def _cached_files(shared: Sequence[Path]) -> list[str]:
         f"umount {_HOST} && mount -t 9p -o {options} {tag} {_HOST}",
         *(f"mkdir -p {aside} && mount --bind {folder} {aside}" for folder, aside in kept),
         f"mount --bind {_HOST}/usr /usr",
+        *_linked_modules(kernel),
         "mkdir -p /run/overlay/upper /run/overlay/work",
         f"mount -t overlay -o xino=off,lowerdir={_HOST}{checkout},upperdir=/run/overlay/upper,workdir=/run/overlay/work"
         f" overlay {checkout}",
         *(f"mount --bind {aside} {folder}" for folder, aside in kept),
+    ]
+
+
+def _linked_modules(kernel: Kernel) -> list[str]:
+    """Show a kernel's modules where modprobe looks for them, unless they lie there on this machine."""
+    expected = Path("/lib/modules", kernel.release)
+    if kernel.modules == expected:
+        return []
+    return [
+        f"mount -t tmpfs modules {expected.parent}",
+        f"ln -s {_HOST}{shlex.quote(str(kernel.modules))} {expected}",
     ]
 
 
@@ -264,15 +267,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.testbed.vm", description="Run a command in the guest.")
     parser.add_argument("--writable", type=Path, action="append", default=[], help="folder whose changes are kept")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds for boot and command (1800)")
-    parser.add_argument("--kernel", type=Path, help="vmlinuz to boot (default: the newest in /boot)")
+    parser.add_argument("--kernel", help="its series, as 6.12 (default: the newest in /boot)")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = parser.parse_args()
+    kernel = kernels.find(options.kernel) if options.kernel else None
+    if options.kernel and kernel is None:
+        parser.error(f"this machine {kernels.unmet(options.kernel)}")
     signal.signal(signal.SIGTERM, _terminate)
     folders = [folder.resolve() for folder in options.writable]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        return run(options.command, writable=folders, timeout_s=options.timeout, kernel=options.kernel)
+        return run(options.command, writable=folders, timeout_s=options.timeout, kernel=kernel)
     except GuestError as error:
         print(f"vm: {error}", file=sys.stderr)
         return 125

@@ -1,4 +1,4 @@
-"""What controllers, kubelet and Multus work out from objects: pods of a DaemonSet, networks, endpoints. Pure.
+"""What controllers, kubelet and Multus work out from objects: pods of a DaemonSet, networks. Pure.
 
 Objects are raw manifests (dicts as YAML gives them), because that is what these stand-ins read and write.
 """
@@ -91,49 +91,3 @@ def with_addresses(pod: Raw, found: Sequence[str]) -> Raw:
     """The pod as kubelet reports it once its sandbox has these addresses."""
     status = {"phase": "Running", "podIP": found[0], "podIPs": [{"ip": address} for address in found]}
     return {**pod, "status": status}
-
-
-def endpoint_slice(service: Raw, pods: Iterable[Raw]) -> Raw:
-    """The IPv4 EndpointSlice of a Service over the pods (with addresses) that its selector selects."""
-    meta, spec = service["metadata"], service["spec"]
-    selected = [
-        pod
-        for pod in pods
-        if pod["metadata"]["namespace"] == meta["namespace"]
-        and matches(spec.get("selector", {}), pod["metadata"].get("labels", {}))
-    ]
-    endpoints = [_endpoint(pod, address) for pod in selected for address in _ipv4(pod)]
-    ports = [
-        {
-            "name": port.get("name", ""),
-            "protocol": port.get("protocol", "TCP"),
-            "port": port.get("targetPort", port["port"]),
-        }
-        for port in spec["ports"]
-    ]
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": f"{meta['name']}-ipv4",
-            "namespace": meta["namespace"],
-            "labels": {"kubernetes.io/service-name": meta["name"]},
-        },
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": ports,
-    }
-
-
-def _ipv4(pod: Raw) -> list[str]:
-    return [item["ip"] for item in pod.get("status", {}).get("podIPs", ()) if ":" not in item["ip"]]
-
-
-def _endpoint(pod: Raw, address: str) -> Raw:
-    meta = pod["metadata"]
-    return {
-        "addresses": [address],
-        "conditions": {"ready": True, "serving": True, "terminating": False},
-        "nodeName": pod["spec"]["nodeName"],
-        "targetRef": {"kind": "Pod", "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]},
-    }

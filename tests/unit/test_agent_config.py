@@ -31,8 +31,24 @@ def test_a_flag_wins_over_the_environment() -> None:
 
 def test_flags_of_a_config_build_it_again() -> None:
     built = config.build(
-        parsed("--store=dir:/m", "--node-name=n", "--cooldown-s=1.5", "--default-network=kube-system/ipvlan-eth0"), {}
+        parsed(
+            "--store=dir:/m",
+            "--node-name=n",
+            "--cooldown-s=1.5",
+            "--default-network=kube-system/ipvlan-eth0",
+            "--socket-lb=off",
+        ),
+        {},
     )
+    assert built.socket_lb == "off"
+    assert config.build(parsed(*config.argument_list(built)), {}) == built
+
+
+def test_service_cidrs_are_a_list_of_subnets_of_both_families() -> None:
+    built = config.build(
+        parsed("--store=dir:/m", "--datapath=netlink", "--service-cidr=10.96.0.9/12, fd00:96::/108,10.96.0.0/12"), {}
+    )
+    assert (built.datapath, built.service_cidr) == ("netlink", ("10.96.0.0/12", "fd00:96::/108"))
     assert config.build(parsed(*config.argument_list(built)), {}) == built
 
 
@@ -46,7 +62,11 @@ def test_flags_of_a_config_build_it_again() -> None:
         (["--store=dir:/m", "--cooldown-s=-1"], "--cooldown-s"),
         (["--store=dir:/m", "--deadline-s=99999"], "--deadline-s"),
         (["--store=dir:/m", "--log-level=loud"], "--log-level"),
+        (["--store=dir:/m", "--socket-lb=maybe"], "--socket-lb"),
         (["--store=dir:/m", "--default-network=ipvlan-eth0"], "--default-network"),
+        (["--store=dir:/m", "--datapath=xdp"], "--datapath"),
+        (["--store=dir:/m", "--service-cidr=10.96.0.0/33"], "--service-cidr"),
+        (["--store=dir:/m", "--service-cidr=10.96.0.0/12,services"], "--service-cidr"),
     ],
 )
 def test_bad_settings_are_refused_by_name(flags: list[str], named: str) -> None:

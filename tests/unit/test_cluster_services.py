@@ -1,179 +1,238 @@
-"""Services and EndpointSlices to frontends and backends."""
+"""A Service's frontends: where it is called, and what the book says when it changes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
-from cluster.resources import EndpointSlice, Service, parse
-from cluster.services import ServiceBook, frontends, never_empty
+from cluster.services import Offer, ServiceBook
+from tests.unit.cluster_objects import OWN_NODE, WEB, WEB6, backends, book_of, node, offered, piece, service
 
+__all__ = ["piece", "service"]
 
-def service(name: str = "web", **spec: Any) -> Service:
-    defaults = {"clusterIP": "10.96.0.10", "ports": [{"port": 80, "targetPort": 8080}]}
-    raw = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": defaults | spec}
-    parsed = parse(raw)
-    assert isinstance(parsed, Service)
-    return parsed
+BALANCED = {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}, {"ip": "2001:DB8::7"}, {"hostname": "lb.example"}]}}
+DUAL: dict[str, Any] = {"clusterIPs": ["10.96.0.10", "fd00:96::10"], "ipFamilies": ["IPv4", "IPv6"]}
 
 
-def piece(name: str, *addresses: str, of: str = "web", **fields: Any) -> EndpointSlice:
-    defaults = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": of}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address]} for address in addresses],
-        "ports": [{"port": 8080}],
-    }
-    parsed = parse(defaults | fields)
-    assert isinstance(parsed, EndpointSlice)
-    return parsed
-
-
-WEB = ("10.96.0.10", 80, "TCP")
-
-
-def test_slices_are_merged_sorted_and_each_backend_counts_once() -> None:
-    found = frontends([service()], [piece("a", "10.0.0.9", "10.0.0.2"), piece("b", "10.0.0.2", "10.0.0.1")])
-    assert found == {WEB: (("10.0.0.1", 8080), ("10.0.0.2", 8080), ("10.0.0.9", 8080))}
-
-
-def test_only_ready_endpoints_and_only_their_first_address() -> None:
-    endpoints = [
-        {"addresses": ["10.0.0.1"], "conditions": {"ready": False, "serving": True}},
-        {"addresses": ["10.0.0.2"], "conditions": {}},
-        {"addresses": ["10.0.0.3"], "conditions": {"ready": None}},
-        {"addresses": ["10.0.0.4", "10.0.0.5"], "conditions": {"ready": True}},
-    ]
-    found = frontends([service()], [piece("a", endpoints=endpoints)])
-    assert [backend.address for backend in found[WEB]] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+def test_serve_a_basic_endpoint_from_pods() -> None:
+    found = offered(service(), piece("a", "10.0.0.1"))
+    assert found == {WEB: Offer((("10.0.0.1", 8080),), (), 0, True, "default/web")}
 
 
 def test_a_service_without_endpoints_is_there_with_none() -> None:
-    assert frontends([service()], []) == {WEB: ()}
-    assert frontends([service()], [piece("a", "10.0.0.1", of="other")]) == {WEB: ()}
+    assert offered(service()) == {WEB: Offer((), (), 0, True, "default/web")}
+    assert backends(offered(service(), piece("a", "10.0.0.1", of="other"))) == {WEB: ()}
 
 
-def test_an_ipv4_address_inside_ipv6_is_skipped() -> None:
-    mapped = service("mapped", clusterIP="::ffff:10.96.0.9")
-    assert frontends([mapped, service()], []) == {WEB: ()}
+def test_dual_stack_has_a_frontend_of_each_family_with_backends_of_its_own() -> None:
+    found = offered(service(**DUAL), piece("six", "fd00::1"), piece("four", "10.0.0.1"))
+    assert backends(found) == {WEB: (("10.0.0.1", 8080),), WEB6: (("fd00::1", 8080),)}
 
 
-def test_ports_match_by_name_and_protocol() -> None:
-    ports = [
-        {"name": "dns", "port": 53, "protocol": "UDP"},
-        {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
-        {"name": "sctp", "port": 53, "protocol": "SCTP"},
-    ]
-    targets = [
-        {"name": "dns", "port": 5353, "protocol": "UDP"},
-        {"name": "dns-tcp", "port": 5354, "protocol": "TCP"},
-        {"name": "sctp", "port": 1, "protocol": "SCTP"},
-        {"name": "dns", "port": None, "protocol": "UDP"},
-        {"name": "dns", "port": 9, "protocol": "TCP"},
-    ]
-    assert frontends([service(ports=ports)], [piece("a", "10.0.0.1", ports=targets)]) == {
-        ("10.96.0.10", 53, "UDP"): (("10.0.0.1", 5353),),
-        ("10.96.0.10", 53, "TCP"): (("10.0.0.1", 5354),),
+def test_addresses_are_spelt_as_the_maps_spell_them() -> None:
+    spec = {"clusterIPs": ["FD00:0096:0:0::10"], "externalIPs": ["2001:DB8:0::0001"]}
+    found = offered(service(clusterIP="fd00:96::10", **spec), piece("a", "FD00:0::0001", "fd00::1"))
+    assert backends(found) == dict.fromkeys([WEB6, ("2001:db8::1", 80, "TCP")], (("fd00::1", 8080),))
+
+
+def test_an_ipv4_address_inside_ipv6_is_the_ipv4_address() -> None:
+    assert backends(offered(service(clusterIP="::ffff:10.96.0.10"), piece("a", "10.0.0.1"))) == {
+        WEB: (("10.0.0.1", 8080),)
     }
+    assert backends(offered(service(clusterIP="fd00:96::10"), piece("a", "::ffff:10.0.0.1"))) == {WEB6: ()}
 
 
 def test_headless_external_and_unassigned_services_have_no_frontend() -> None:
-    slices = [piece("a", "10.0.0.1")]
-    for spec in ({"clusterIP": "None"}, {"clusterIP": ""}, {"type": "ExternalName"}, {"clusterIP": "fd00::1"}):
-        assert frontends([service(**spec)], slices) == {}
+    outside = {"type": "NodePort", "externalIPs": ["192.0.2.1"], "ports": [{"port": 80, "nodePort": 30080}]}
+    outside |= {"ipFamilies": ["IPv4"]}
+    for spec in ({"clusterIP": "None", "clusterIPs": ["None"]}, {"clusterIP": ""}, {"type": "ExternalName"}):
+        assert offered(service(status=BALANCED, **outside | spec), piece("a", "10.0.0.1")) == {}
 
 
-def test_dual_stack_gives_its_ipv4_half() -> None:
-    both = service(clusterIPs=["10.96.0.10", "fd00::10"])
-    six = piece("six", addressType="IPv6", endpoints=[{"addresses": ["fd00::1"]}])
-    assert frontends([both], [six, piece("four", "10.0.0.1")]) == {WEB: (("10.0.0.1", 8080),)}
+@pytest.mark.parametrize("label", ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"])
+@pytest.mark.parametrize("value", ["foo", ""])
+def test_should_implement_service_proxy_name_and_headless_label(label: str, value: str) -> None:
+    book = book_of(service(), piece("a", "10.0.0.1"))
+    assert book.put_service("default/web", service(labels={label: value})) == {WEB: None}
+    assert book.put_service("default/web", service())[WEB] is not None
+    changed = book.put_slice("default/a", piece("a", "10.0.0.1", labels={label: value}))
+    assert changed == {WEB: Offer((), (), 0, True, "default/web")}
 
 
-def test_node_port_and_load_balancer_services_have_a_cluster_ip_too() -> None:
+def test_external_ips_are_frontends_of_the_services_families_only() -> None:
+    outside = ["192.0.2.1", "2001:db8::1", "192.0.2.1"]
+    four = offered(service(externalIPs=outside), piece("a", "10.0.0.1"))
+    assert backends(four) == dict.fromkeys([WEB, ("192.0.2.1", 80, "TCP")], (("10.0.0.1", 8080),))
+    assert {frontend.address: offer.cluster_ip for frontend, offer in four.items()} == {
+        "10.96.0.10": True,
+        "192.0.2.1": False,
+    }
+    both = offered(service(externalIPs=outside, **DUAL))
+    assert {frontend.address for frontend in both} == {"10.96.0.10", "fd00:96::10", "192.0.2.1", "2001:db8::1"}
+
+
+@pytest.mark.parametrize("junk", ["x", "", "0.0.0.0", "::", "127.0.0.1", "::1", "169.254.1.1", "fe80::1%eth0", "a\x00"])
+def test_external_ips_that_cannot_be_called_cost_only_themselves(junk: str) -> None:
+    book = book_of(service(externalIPs=[junk, "192.0.2.1"], **DUAL))
+    assert {frontend.address for frontend in book.frontends()} == {"10.96.0.10", "fd00:96::10", "192.0.2.1"}
+    assert [key for key, text in book.problems() if "spec.externalIPs" in text and repr(junk) in text] == [
+        "default/web"
+    ]
+    book.put_service("default/web", service())
+    assert book.problems() == []
+
+
+@pytest.mark.parametrize("special", ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:127.0.0.1"])
+def test_a_special_cluster_ip_is_no_frontend(special: str) -> None:
+    book = book_of(service(clusterIP=special))
+    assert book.frontends() == {}
+    assert "spec.clusterIPs" in book.problems()[0][1]
+
+
+def test_load_balancer_addresses_are_frontends_where_no_real_balancer_must_see_the_packets() -> None:
+    def balanced(ingress: dict[str, str], **spec: Any) -> bool:
+        status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"} | ingress]}}
+        found = offered(service(type="LoadBalancer", status=status, **spec), piece("a", "10.0.0.1"))
+        assert found.get(("192.0.2.7", 80, "TCP")) in (None, found[WEB]._replace(cluster_ip=False))
+        return len(found) == 2
+
+    assert balanced({})
+    assert balanced({"ipMode": "VIP"})
+    assert not balanced({"ipMode": "Proxy"})
+    assert not balanced({}, loadBalancerSourceRanges=["10.0.0.0/8"])
+    both = offered(service(type="LoadBalancer", status=BALANCED, **DUAL))
+    assert {frontend.address for frontend in both} >= {"192.0.2.7", "2001:db8::7"}
+
+
+def test_create_a_functioning_node_port_service() -> None:
+    ports = [{"port": 80, "nodePort": 30080}]
     for kind in ("NodePort", "LoadBalancer"):
-        assert WEB in frontends([service(type=kind)], [])
+        found = offered(service(type=kind, ports=ports), piece("a", "10.0.0.1"))
+        assert backends(found) == dict.fromkeys([WEB, ("0.0.0.0", 30080, "TCP")], (("10.0.0.1", 8080),))
+        assert not found[("0.0.0.0", 30080, "TCP")].cluster_ip
+    assert list(offered(service(ports=ports))) == [WEB]
+    for families, addresses in ((["IPv4", "IPv6"], {"0.0.0.0", "::"}), ([], {"0.0.0.0", "::"}), (["IPv6"], {"::"})):
+        spec = DUAL | {"ipFamilies": families}
+        found = offered(service(type="NodePort", ports=ports, **spec))
+        assert {frontend.address for frontend in found if frontend.port == 30080} == addresses
+
+
+def test_serve_endpoints_on_same_port_and_different_protocols() -> None:
+    ports = [{"name": name.lower(), "port": 80, "protocol": name} for name in ("TCP", "UDP", "SCTP")]
+    targets = [{"name": name.lower(), "port": 80, "protocol": name} for name in ("TCP", "UDP", "SCTP")]
+    found = offered(service(ports=ports), piece("a", "10.0.0.1", ports=targets))
+    assert backends(found) == {("10.96.0.10", 80, name): (("10.0.0.1", 80),) for name in ("TCP", "UDP", "SCTP")}
+
+
+def test_a_protocol_nobody_knows_is_a_problem_and_costs_only_its_port() -> None:
+    book = book_of(service(ports=[{"port": 80}, {"name": "x", "port": 81, "protocol": "QUIC"}]))
+    assert list(book.frontends()) == [WEB]
+    assert "'QUIC'" in book.problems()[0][1]
+
+
+def test_have_session_affinity_work_and_switch() -> None:
+    def affinity(**spec: Any) -> set[int]:
+        found = offered(service(externalIPs=["192.0.2.1"], **spec))
+        return {offer.affinity_s for offer in found.values()}
+
+    timed = {"clientIP": {"timeoutSeconds": 7}}
+    assert affinity(sessionAffinity="ClientIP") == {10800}
+    assert affinity(sessionAffinity="ClientIP", sessionAffinityConfig={"clientIP": {"timeoutSeconds": None}}) == {10800}
+    assert affinity(sessionAffinity="ClientIP", sessionAffinityConfig=timed) == {7}
+    assert affinity(sessionAffinity="None", sessionAffinityConfig=timed) == {0}
+    book = book_of(service())
+    changed = book.put_service("default/web", service(sessionAffinity="ClientIP"))
+    assert [offer.affinity_s for offer in changed.values() if offer] == [10800]
+
+
+def test_change_the_type_from_cluster_ip_to_external_name_and_to_node_port() -> None:
+    book = book_of(service(), piece("a", "10.0.0.1"))
+    assert book.put_service("default/web", service(type="ExternalName", clusterIP="")) == {WEB: None}
+    changed = book.put_service("default/web", service(type="NodePort", ports=[{"port": 80, "nodePort": 30080}]))
+    assert changed.keys() == {WEB, ("0.0.0.0", 30080, "TCP")}
+    back = book.put_service("default/web", service(type="ExternalName", clusterIP=""))
+    assert back == {WEB: None, ("0.0.0.0", 30080, "TCP"): None}
+    assert book.frontends() == {}
 
 
 def test_two_services_with_one_address() -> None:
     slices = [piece("a", "10.0.0.1", of="a"), piece("b", "10.0.0.2", of="b")]
-    expected = {WEB: (("10.0.0.1", 8080),)}
-    assert frontends([service("a"), service("b")], slices) == expected
-    assert frontends([service("b"), service("a")], slices) == expected
+    for order in ("ab", "ba"):
+        book = book_of(*map(service, order), *slices)
+        assert backends(book.frontends()) == {WEB: (("10.0.0.1", 8080),)}
+        ((loser, text),) = book.problems()
+        assert loser == "default/b"
+        assert text.startswith("10.96.0.10:80/TCP belongs to Service default/a;")
+
+
+def test_a_cluster_ip_is_not_taken_by_an_external_ip() -> None:
+    thief = service("a", clusterIP="10.96.0.66", externalIPs=["10.96.0.10"])
+    book = book_of(thief, piece("a", "10.0.0.66", of="a"))
+    assert backends(book.frontends())[WEB] == (("10.0.0.66", 8080),)
+    changed = book.put_service("default/web", service())
+    assert changed == {WEB: Offer((), (), 0, True, "default/web")}
+    assert [key for key, _ in book.problems()] == ["default/a"]
+    assert backends(book.put_service("default/web", None)) == {WEB: (("10.0.0.66", 8080),)}
+
+
+def test_an_external_ip_that_is_the_cluster_ip_adds_nothing() -> None:
+    assert offered(service(externalIPs=["10.96.0.10"]))[WEB].cluster_ip
 
 
 def test_the_book_says_what_changed() -> None:
-    book = ServiceBook()
+    book = ServiceBook(OWN_NODE)
     assert book.put_slice("default/a", piece("a", "10.0.0.1")) == {}
-    assert book.put_service("default/web", service()) == {WEB: (("10.0.0.1", 8080),)}
+    assert backends(book.put_service("default/web", service())) == {WEB: (("10.0.0.1", 8080),)}
     assert book.put_service("default/web", service(selector={"a": "b"})) == {}
-    assert book.put_slice("default/b", piece("b", "10.0.0.2")) == {WEB: (("10.0.0.1", 8080), ("10.0.0.2", 8080))}
+    changed = book.put_slice("default/b", piece("b", "10.0.0.2"))
+    assert backends(changed) == {WEB: (("10.0.0.1", 8080), ("10.0.0.2", 8080))}
+    assert book.put_slice("default/b", piece("b", "10.0.0.2")) == {}
     moved = book.put_slice("default/a", piece("a", "10.0.0.1", of="other"))
-    assert moved == {WEB: (("10.0.0.2", 8080),)}
-    assert book.put_slice("default/b", None) == {WEB: ()}
+    assert backends(moved) == {WEB: (("10.0.0.2", 8080),)}
+    assert backends(book.put_slice("default/b", None)) == {WEB: ()}
     assert book.put_slice("default/b", None) == {}
-    assert book.put_service("default/web", service(clusterIP="10.96.0.11")) == {
-        WEB: None,
-        ("10.96.0.11", 80, "TCP"): (),
-    }
-    assert book.put_service("default/web", None) == {("10.96.0.11", 80, "TCP"): None}
+    there = ("10.96.0.11", 80, "TCP")
+    changed = book.put_service("default/web", service(clusterIP="10.96.0.11"))
+    assert changed == {WEB: None, there: Offer((), (), 0, True, "default/web")}
+    assert book.put_service("default/web", None) == {there: None}
 
 
-def test_the_api_servers_service_is_marked() -> None:
-    assert never_empty([service("kubernetes"), service("web", clusterIP="10.96.0.99")]) == {WEB}
-    book = ServiceBook()
+def test_provide_secure_master_service() -> None:
+    book = ServiceBook(OWN_NODE)
     book.put_service("default/web", service(clusterIP="10.96.0.99"))
     assert book.never_empty() == frozenset()
-    book.put_service("default/kubernetes", service("kubernetes"))
-    assert book.never_empty() == {WEB}
+    book.put_service("default/kubernetes", service("kubernetes", **DUAL))
+    assert book.never_empty() == {WEB, WEB6}
+    book.put_service("default/kubernetes", None)
+    assert book.never_empty() == frozenset()
 
 
-def by_hand(services: dict[str, Service], slices: dict[str, EndpointSlice]) -> dict[Any, Any]:
-    """The dumb oracle: every Service against every slice, in the reverse order of keys so that the first one stays."""
-    found: dict[Any, Any] = {}
-    for key in sorted(services, reverse=True):
-        addresses = {
-            endpoint.addresses[0]
-            for endpoint_slice in slices.values()
-            if endpoint_slice.service_key == f"default/{key}"
-            for endpoint in endpoint_slice.endpoints
-        }
-        found[(services[key].spec.cluster_ip, 80, "TCP")] = tuple((address, 8080) for address in sorted(addresses))
-    return found
+def test_node_addresses_are_those_of_all_nodes() -> None:
+    one = node("node-b", ("InternalIP", "192.0.2.2"), ("ExternalIP", "2001:DB8::2"), ("Hostname", "192.0.2.99"))
+    junk = node("node-c", ("InternalIP", "nonsense"), ("InternalIP", "127.0.0.1"), ("InternalIP", "192.0.2.3"))
+    book = book_of(one, junk)
+    assert book.node_addresses() == {"192.0.2.2", "2001:db8::2", "192.0.2.3"}
+    book.put_node("node-c", node("node-c", ("InternalIP", "192.0.2.2")))
+    assert book.node_addresses() == {"192.0.2.2", "2001:db8::2"}
+    book.put_node("node-b", None)
+    assert book.node_addresses() == {"192.0.2.2"}
+    book.put_node("node-c", None)
+    assert book.node_addresses() == frozenset()
 
 
-KEYS = st.sampled_from("abc")
-CHANGES = st.lists(
-    st.one_of(
-        st.tuples(st.just("service"), KEYS, st.one_of(st.none(), st.integers(1, 2))),
-        st.tuples(st.just("slice"), KEYS, st.one_of(st.none(), st.tuples(KEYS, st.sets(st.integers(1, 3))))),
-    ),
-    max_size=12,
-)
+def test_should_be_updated_after_adding_or_deleting_ports() -> None:
+    other = ("10.96.0.10", 81, "TCP")
+    two = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
+    targets = [{"name": "a", "port": 8080}, {"name": "b", "port": 8081}]
+    book = book_of(service(ports=two[:1]), piece("a", "10.0.0.1", ports=targets))
+    assert backends(book.put_service("default/web", service(ports=two))) == {other: (("10.0.0.1", 8081),)}
+    assert book.put_service("default/web", service(ports=two[:1])) == {other: None}
 
 
-@given(CHANGES)
-@settings(max_examples=60, deadline=None)
-def test_the_book_agrees_with_a_computation_over_everything(changes: list[tuple[str, str, Any]]) -> None:
-    book, shown = ServiceBook(), {}
-    services: dict[str, Service] = {}
-    slices: dict[str, EndpointSlice] = {}
-    for what, key, value in changes:
-        if what == "service":
-            new = None if value is None else service(key, clusterIP=f"10.96.0.{value}")
-            services = {name: old for name, old in services.items() if name != key} | ({key: new} if new else {})
-            changed = book.put_service(f"default/{key}", new)
-        else:
-            made = None if value is None else piece(key, *(f"10.0.0.{n}" for n in sorted(value[1])), of=value[0])
-            slices = {name: old for name, old in slices.items() if name != key} | ({key: made} if made else {})
-            changed = book.put_slice(f"default/{key}", made)
-        for frontend, backends in changed.items():
-            assert shown.get(frontend) != backends
-            shown[frontend] = backends
-        expected = by_hand(services, slices)
-        assert frontends(services.values(), slices.values()) == expected
-        assert book.frontends() == expected
-        assert {frontend: backends for frontend, backends in shown.items() if backends is not None} == expected
+def test_should_work_after_the_service_has_been_recreated() -> None:
+    book = book_of(service(), piece("a", "10.0.0.1"))
+    assert book.put_service("default/web", None) == {WEB: None}
+    assert book.frontends() == {}
+    assert book.never_empty() == frozenset()
+    assert backends(book.put_service("default/web", service())) == {WEB: (("10.0.0.1", 8080),)}

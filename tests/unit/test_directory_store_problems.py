@@ -44,14 +44,14 @@ BROKEN = {
     "no mapping": ("- 1", "a manifest is a mapping"),
     "a key twice": (pool("two") + "kind: Service", "key 'kind' twice"),
     "control character": ("x: \x01", "control characters"),
-    "a bomb of depth": ("[" * 100_000, "nested too deeply"),
+    "a bomb of depth": ("[" * 100_000, "nest"),  # ours or, from PyYAML 6.0.4 on, its own words
     "a bomb of aliases": (
         "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{f'*a{n}, ' * 9}]\n" for n in range(9)),
         "aliases make it too large",
     ),
     "aliases that nest": (
         "{a0: &a0 [x]" + "".join(f", a{n + 1}: &a{n + 1} [*a{n} ]" for n in range(1500)) + "}",
-        "aliases nest too deeply",
+        "nest",
     ),
     "an endless alias": ("a: &a [*a]", "contains itself"),
     "a wrong tag": ("a: !!int x", "does not fit its tag"),

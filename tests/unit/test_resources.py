@@ -131,6 +131,66 @@ def test_service_without_cluster_ip_and_with_junk() -> None:
             parse(changed(raw, path, value))
 
 
+SERVICE: dict[str, Any] = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {}}
+
+
+def test_service_with_everything_that_chooses_frontends() -> None:
+    spec = {
+        "ipFamilies": ["IPv6", "IPv4"],
+        "externalIPs": ["192.0.2.1"],
+        "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+        "ports": [{"port": 80, "nodePort": 30080}],
+    }
+    ingress = [{"ip": "192.0.2.7", "ipMode": "Proxy", "ports": []}, {"hostname": "lb.example"}]
+    service = parse(SERVICE | {"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}})
+    assert isinstance(service, Service)
+    assert (service.spec.ip_families, service.spec.external_ips) == (("IPv6", "IPv4"), ("192.0.2.1",))
+    assert service.spec.load_balancer_source_ranges == ("10.0.0.0/8",)
+    assert service.spec.session_affinity_config.client_ip.timeout_seconds == 60
+    assert service.spec.ports[0].node_port == 30080
+    assert [(one.ip, one.ip_mode) for one in service.status.load_balancer.ingress] == [("192.0.2.7", "Proxy"), ("", "")]
+
+
+def test_service_as_short_as_the_api_allows() -> None:
+    for raw in (
+        SERVICE,
+        SERVICE | {"status": {"loadBalancer": {}}},
+        changed(SERVICE, "spec.sessionAffinityConfig", {}),
+    ):
+        service = parse(raw)
+        assert isinstance(service, Service)
+        assert service.spec.session_affinity_config.client_ip.timeout_seconds == 10800
+        assert service.status.load_balancer.ingress == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        ("spec.externalIPs", "192.0.2.1", "spec.externalIPs"),
+        ("spec.ports", [{"port": 80, "nodePort": 65536}], "spec.ports[0].nodePort"),
+        ("spec.sessionAffinityConfig", {"clientIP": {"timeoutSeconds": 0}}, "spec.sessionAffinityConfig.clientIP"),
+        ("spec.sessionAffinityConfig", {"clientIP": {"timeoutSeconds": 86401}}, "spec.sessionAffinityConfig.clientIP"),
+        ("status.loadBalancer", {"ingress": [{"ip": 7}]}, "status.loadBalancer.ingress[0].ip"),
+    ],
+)
+def test_bad_service_names_the_field(path: str, value: object, field: str) -> None:
+    with pytest.raises(ResourceError) as caught:
+        parse(changed(SERVICE, path, value))
+    assert caught.value.field.startswith(field)
+
+
+def test_slice_with_hints() -> None:
+    endpoint = {"addresses": ["10.0.0.1"], "nodeName": None, "hints": {"forNodes": [{"name": "n"}], "forZones": None}}
+    endpoint_slice = parse(changed(SLICE, "endpoints", [endpoint, {"addresses": ["10.0.0.2"]}]))
+    assert isinstance(endpoint_slice, EndpointSlice)
+    first, second = endpoint_slice.endpoints
+    assert first.hints is not None
+    assert ([hint.name for hint in first.hints.for_nodes], first.hints.for_zones) == (["n"], ())
+    assert (first.node_name, second.hints) == ("", None)
+
+
 def test_slice_with_nulls_as_the_api_writes_them() -> None:
     raw = changed(SLICE, "ports", [{"name": None, "port": 80, "protocol": "UDP"}]) | {"endpoints": None}
     endpoint_slice = parse(raw)

@@ -80,6 +80,7 @@ def test_macvlan_modes(mode: str) -> None:
 
 def test_link_up_get_and_delete() -> None:
     holds(rtnl.link_up(5), event="RTM_NEWLINK", index=5, flags=1, change=1, header=0)
+    holds(rtnl.link_up(5, noarp=True), event="RTM_NEWLINK", index=5, flags=0x81, change=0x81, header=0)
     holds(rtnl.get_link(5), event="RTM_GETLINK", index=5, flags=0, change=0, header=0)
     holds(rtnl.delete_link(5), event="RTM_DELLINK", index=5, flags=0, change=0, header=0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 
 import pytest
 from hypothesis import given
@@ -55,8 +55,13 @@ def test_contains_at_the_edges(cidr: str, address: str, wanted: bool) -> None:
 
 
 @pytest.mark.parametrize("length", range(33))
-def test_netmask4(length: int) -> None:
-    assert subnets.netmask4(length) == str(IPv4Network((0, length)).netmask)
+def test_netmask(length: int) -> None:
+    assert subnets.netmask(f"10.0.0.1/{length}") == str(IPv4Network((0, length)).netmask)
+
+
+@pytest.mark.parametrize("length", range(129))
+def test_netmask_of_ipv6(length: int) -> None:
+    assert subnets.netmask(f"fd00::1/{length}") == str(IPv6Network((0, length)).netmask)
 
 
 @pytest.mark.parametrize("address", ["10.0.0", "10.0.0.256", "fd00::g", "", "eth0"])

@@ -20,11 +20,16 @@ STATUS = {
     "version": "0.1.0",
     "kernel": "6.1.0",
     "store": "dir:/m",
+    "datapath": "ebpf",
+    "datapath_reason": "by --datapath=ebpf",
+    "missing": [],
     "programs": "adopted 0123",
+    "socket_lb": "on, at /sys/fs/cgroup",
     "uplinks": ["eth0"],
     "attachments": {"ready": 2},
     "frontends": 1,
     "backends": 2,
+    "conntrack": {"entries": 40, "capacity": 131072},
     "journal": "/run/dragline/attachments.journal",
     "problems": [],
 }
@@ -58,3 +63,12 @@ def test_status_names_every_problem_and_why_it_is_not_ready() -> None:
 
 def test_status_fits_a_terminal() -> None:
     assert all(len(line) < 80 for line in tables.status(STATUS).splitlines())
+
+
+def test_what_is_missing_without_ebpf_is_said() -> None:
+    told = {**STATUS, "datapath": "netlink", "datapath_reason": "why", "missing": ["no this", "no that"]}
+    lines = tables.status(told).splitlines()
+    assert "Datapath:    netlink (why)" in lines
+    assert "Services:    by kube-proxy" in lines
+    at = lines.index("Without eBPF:")
+    assert lines[at + 1 : at + 3] == ["  no this", "  no that"]

@@ -10,13 +10,13 @@ from tests.demo import scenario, web
 from tests.demo.capture import Capture, Frame
 from tests.demo.scenario import Deviation, check_capture
 from tests.demo.story import Story
-from tests.testbed import vm
+from tests.testbed import kernels, vm
+from tests.testbed.endpoints import endpoint_slices
 from tests.testbed.folder import StoreFolder
 from tests.testbed.topology import Port, anti_spoofing, assigned_addresses, mac_of
 from tests.testbed.workload import (
     addresses,
     cni_args,
-    endpoint_slice,
     expand,
     load,
     matches,
@@ -87,7 +87,9 @@ def test_endpoints_are_the_selected_pods_with_ipv4_addresses():
     running = with_addresses(pods[0], addresses(result))
     stranger = with_addresses({**pods[1], "metadata": {**pods[1]["metadata"], "namespace": "other"}}, ["192.168.0.9"])
     service = {**SERVICE, "metadata": {**SERVICE["metadata"], "namespace": "default"}}
-    made = endpoint_slice(service, [running, pods[1], stranger])
+    [made] = endpoint_slices(
+        {**service, "spec": {**service["spec"], "clusterIPs": ["10.0.0.1"]}}, [running, pods[1], stranger]
+    )
     assert [item["addresses"] for item in made["endpoints"]] == [["192.168.0.156"]]
     assert made["endpoints"][0]["nodeName"] == "master"
     assert made["ports"] == [{"name": "", "protocol": "TCP", "port": 80}]
@@ -215,9 +217,76 @@ def test_what_a_guest_printed_before_it_died_is_shown():
     assert b"".join(vm._after_markers(iter([b"kernel panic\n"]), vm.Progress("a kernel"))) == b"kernel panic\n"
 
 
-def test_the_newest_kernel_is_chosen_by_number(monkeypatch, tmp_path: Path):
-    releases = ["6.1.0-9-amd64", "6.1.0-56-amd64", "6.12.3-1-amd64"]
-    images = [tmp_path / f"vmlinuz-{release}" for release in releases]
-    monkeypatch.setattr(vm.Path, "glob", lambda *_: iter(images))
-    monkeypatch.setattr(vm.Path, "is_dir", lambda path: "6.12" not in str(path))
-    assert vm.newest_kernel() == images[1]
+def unpack(folder: Path, release: str, modules: str = "usr/lib/modules") -> Path:
+    """What `dpkg -x` leaves of a kernel's package; its image."""
+    image = folder / release / "boot" / f"vmlinuz-{release}"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    (folder / release / modules / release).mkdir(parents=True)
+    return image
+
+
+@pytest.fixture
+def kernel_folder(monkeypatch, tmp_path: Path) -> Path:
+    """An empty cache folder, and a machine with nothing in /boot."""
+    monkeypatch.setenv(kernels.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(kernels, "_BOOT", tmp_path / "nothing")
+    return tmp_path
+
+
+def test_the_newest_kernel_of_a_series_is_chosen_by_number(kernel_folder: Path):
+    for release in ("6.1.0-9-amd64", "6.1.0-56-amd64", "6.12.9+deb13-amd64", "6.12.57+deb13-amd64"):
+        unpack(kernel_folder, release)
+    assert [kernels.find(series).release for series in ("6.1", "6.12")] == ["6.1.0-56-amd64", "6.12.57+deb13-amd64"]
+    assert kernels.find("6.2") is None
+    assert "no Debian kernel 6.2" in kernels.unmet("6.2")
+
+
+def test_a_kernel_in_boot_goes_before_a_fetched_one(kernel_folder: Path, monkeypatch):
+    boot, modules = kernel_folder / "boot", kernel_folder / "modules"
+    monkeypatch.setattr(kernels, "_BOOT", boot)
+    monkeypatch.setattr(kernels, "_MODULES", modules)
+    boot.mkdir()
+    (boot / "vmlinuz-6.1.0-9-amd64").touch()
+    unpack(kernel_folder, "6.1.0-56-amd64")
+    assert kernels.find("6.1").release == "6.1.0-56-amd64"  # the one in /boot has no modules
+    (modules / "6.1.0-9-amd64").mkdir(parents=True)
+    assert kernels.find("6.1") == kernels.installed() == kernels.at(boot / "vmlinuz-6.1.0-9-amd64")
+
+
+@pytest.mark.parametrize("modules", ["usr/lib/modules", "lib/modules"])
+def test_modules_lie_beside_a_fetched_image(kernel_folder: Path, modules: str):
+    kernel = kernels.at(unpack(kernel_folder, "6.12.9-amd64", modules))
+    assert kernel.modules == kernel_folder / "6.12.9-amd64" / modules / "6.12.9-amd64"
+
+
+def test_the_mirror_is_that_of_the_machines_own_release():
+    targets = (
+        "other http://a/b/\nbookworm-security http://a/sec/\nbookworm http://a/debian/\nbookworm http://b/debian/\n"
+    )
+    assert kernels.mirror_of(targets, "bookworm") == "http://a/debian/"
+    assert kernels.mirror_of(targets, "book") is None
+    assert kernels.mirror_of("", "bookworm") is None
+
+
+def test_the_release_is_what_the_metapackage_depends_on():
+    depends = "linux-image-amd64\n  Depends: linux-image-6.12.9+deb13-amd64\n  Recommends: linux-image-6.13-amd64\n"
+    assert kernels.release_of(depends) == "6.12.9+deb13-amd64"
+    assert kernels.release_of("linux-image-amd64\n  Depends: <linux-image>\n") is None
+
+
+def test_a_fetched_kernel_shows_its_modules_in_the_guest(kernel_folder: Path):
+    fetched = kernels.at(unpack(kernel_folder, "6.12.9-amd64"))
+    shared = [Path("/scratch")]
+    script = vm._init_script(["true"], {}, shared, fetched)
+    link = f"ln -s /tmp/dragline-host{fetched.modules} /lib/modules/6.12.9-amd64"
+    assert 0 < script.index("mount --bind /tmp/dragline-host/usr /usr") < script.index(link) < script.index("modprobe")
+    own = kernels.Kernel(Path("/boot/vmlinuz-1"), "1", Path("/lib/modules/1"))
+    assert "ln -s" not in vm._init_script(["true"], {}, shared, own)
+
+
+def test_a_failed_fetch_says_what_the_command_said(monkeypatch, capsys, kernel_folder: Path):
+    monkeypatch.setattr(kernels, "_mirror", lambda: kernels._output("sh", "-c", "echo no such host >&2; exit 100"))
+    assert kernels.main() == 1
+    assert capsys.readouterr().err.count("sh failed (100):\nno such host") == len(kernels.SUITES)
+    assert list(kernel_folder.iterdir()) == []

@@ -8,6 +8,7 @@ import pytest
 
 from datapath import wireplan
 from datapath.netlink import NetlinkError, Uplink
+from datapath.plans import EbpfPlan
 from datapath.wireplan import HolderFds, PodAddress, PodWiring
 from datapath.wiring import pod_entry
 
@@ -30,7 +31,19 @@ MACVLAN = replace(POD, kind="macvlan", mode="bridge")
 
 
 def names(wiring: PodWiring) -> list[str]:
-    return [step.name for step in wireplan.pod_steps(wiring, HolderFds(5, 6))]
+    return [step.name for step in wireplan.pod_steps(wiring, EbpfPlan().reach(wiring), HolderFds(5, 6))]
+
+
+def node_names(wiring: PodWiring) -> list[str]:
+    return [step.name for step in wireplan.node_steps(wiring, EbpfPlan().reach(wiring))]
+
+
+def undo_names(wiring: PodWiring) -> list[str]:
+    return [step.name for step in wireplan.node_undo_steps(wiring, EbpfPlan().reach(wiring))]
+
+
+def loose(wiring: PodWiring) -> bool:
+    return EbpfPlan().reach(wiring).loose_rp_filter
 
 
 def test_the_programs_are_attached_before_the_link_is_up_and_routes_come_after() -> None:
@@ -51,38 +64,38 @@ def test_the_programs_are_attached_before_the_link_is_up_and_routes_come_after()
 
 def test_a_macvlan_pod_needs_no_neighbours_and_the_node_nothing() -> None:
     assert not [name for name in names(MACVLAN) if "neighbour" in name]
-    assert wireplan.node_steps(MACVLAN) == wireplan.node_undo_steps(MACVLAN) == []
-    assert not wireplan.needs_loose_rp_filter(replace(MACVLAN, uplink=replace(UPLINK, addresses=())))
+    assert node_names(MACVLAN) == undo_names(MACVLAN) == []
+    assert not loose(replace(MACVLAN, uplink=replace(UPLINK, addresses=())))
 
 
 def test_what_the_node_does_for_an_ipvlan_pod() -> None:
-    assert [step.name for step in wireplan.node_steps(POD)] == [
+    assert node_names(POD) == [
         "add node's neighbour 10.7.0.20",
         "add node's neighbour fd07::20",
     ]
-    assert not wireplan.needs_loose_rp_filter(POD)
+    assert not loose(POD)
     elsewhere = replace(POD, uplink=replace(UPLINK, addresses=("192.168.3.4/24",)))
-    assert [step.name for step in wireplan.node_steps(elsewhere)][2:] == [
+    assert node_names(elsewhere)[2:] == [
         "add node's route 10.7.0.20/32",
         "add node's route fd07::20/128",
     ]
-    assert wireplan.needs_loose_rp_filter(elsewhere)
-    assert not wireplan.needs_loose_rp_filter(replace(elsewhere, addresses=(SIX,)))
+    assert loose(elsewhere)
+    assert not loose(replace(elsewhere, addresses=(SIX,)))
 
 
 def test_a_node_address_without_a_connected_subnet_does_not_reach_the_pod() -> None:
     """Some clouds give the node a /32: it lies in the pod's subnet, yet the node has no route to the pod."""
     slash_32 = replace(POD, uplink=replace(UPLINK, addresses=("10.7.0.1/32",)), addresses=(FOUR,))
-    assert wireplan.node_routes(slash_32) == ("10.7.0.20/32",)
+    assert EbpfPlan().reach(slash_32).node_routes == (("10.7.0.20/32", ""),)
 
 
 def test_the_undo_asks_for_routes_that_would_not_be_made_today() -> None:
     """The uplink's addresses may have changed since the pod was wired."""
-    assert [step.name for step in wireplan.node_undo_steps(replace(POD, addresses=(FOUR,)))] == [
+    assert undo_names(replace(POD, addresses=(FOUR,))) == [
         "delete node's route 10.7.0.20",
         "delete node's neighbour 10.7.0.20",
     ]
-    assert wireplan.node_undo_steps(replace(POD, uplink=Uplink(0, "eth0", "", 0, ()))) == []
+    assert undo_names(replace(POD, uplink=Uplink(0, "eth0", "", 0, ()))) == []
 
 
 @pytest.mark.parametrize(

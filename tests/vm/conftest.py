@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo import leftovers, scenario
+from tests.testbed import dual_stack
 from tests.testbed.bed import Bed
 from tests.testbed.workload import Raw, load
 
@@ -16,7 +17,7 @@ EXTRA = Path(__file__).parent / "manifests" / "extra.yaml"
 def bed() -> Iterator[Bed]:
     """Two nodes with running agents, the article's manifests and the extra networks; no pods."""
     cluster_ips = {**scenario.CLUSTER_IPS, "default/on-node": "10.233.23.195"}
-    with Bed(load([*scenario.MANIFESTS, EXTRA]), cluster_ips, cooldown_s=2.0) as built:
+    with Bed([*load([*scenario.MANIFESTS, EXTRA]), *dual_stack.manifests()], cluster_ips, cooldown_s=2.0) as built:
         built.start_agents()
         yield built
 
