@@ -103,7 +103,6 @@ def test_a_huge_set_is_built_at_once_and_takes_memory_by_use(texts: list[str], f
     bitmap = Bitmap(parse(texts, family))
     first = bitmap.take()
     bitmap.mark(bitmap.ranges[0].end - 1)
-    # aim 1 ms, in practice 10 us; the rest is patience with a busy machine
-    assert time.perf_counter() - started < 0.01
+    assert time.perf_counter() - started < 5  # no figure: 2**24 addresses one by one would take longer
     assert first == bitmap.ranges[0].start
     assert len(bitmap._leaves) == 2

@@ -114,7 +114,7 @@ def test_after_the_deadline_the_verb_goes_on_and_keeps_its_lane(run: Run) -> Non
         async with serving(path, agent, deadline_s=0.1) as server:
             begun = time.monotonic()
             code, body = await call(path, replace(ADD, config=CONFIG.replace(b"1.1.0", b"0.4.0")))
-            assert 0.1 <= time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 4  # the verb itself would never end
             assert (code, body["code"], body["cniVersion"]) == (1, TRY_AGAIN, "0.4.0")
             assert (await call(path, DEL))[1]["code"] == TRY_AGAIN  # its turn has not come
             assert (await call(path, ADD))[1]["code"] == TRY_AGAIN

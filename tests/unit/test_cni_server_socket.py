@@ -115,10 +115,10 @@ def test_without_descriptors_left_accepting_pauses_and_resumes(run: Run) -> None
             resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, hard))
             begun = time.process_time()
             try:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            assert time.process_time() - begun < 0.02
+            assert time.process_time() - begun < 0.1  # a loop that accepts in vain would take all of it
             assert await answer(sock) == (0, {})
 
     run(scenario)
